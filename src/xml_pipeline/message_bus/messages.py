@@ -1,0 +1,94 @@
+"""The JSON messages that services tell each other beside envelopes: usage, control hints, heartbeats, the live feed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class HoldRequest(_Message):
+    """Worker -> ledger: reserve tokens before an LLM call. Repeated with one `call_id` until answered.
+
+    The ledger takes thread and agent from the message that is handled, never from the worker's word.
+    """
+
+    kind: Literal["hold"] = "hold"
+    call_id: UUID
+    message_id: UUID
+    model: str
+    provider: str
+    prompt_bound: int = Field(ge=0)
+    max_completion: int = Field(ge=0)
+    lifetime: float = Field(gt=0, description="seconds after which an unsettled hold expires")
+
+
+class HoldReply(_Message):
+    """Ledger -> worker, to the request's `reply_to`."""
+
+    call_id: UUID
+    state: Literal["granted", "denied", "wait"]
+    granted_at: datetime | None = None
+    remaining: int = 0
+    reason: str | None = None
+
+
+class UsageEvent(_Message):
+    """Worker -> ledger: what an LLM call really used; settles the hold of `call_id`, once."""
+
+    kind: Literal["usage"] = "usage"
+    call_id: UUID
+    message_id: UUID
+    granted_at: datetime
+    model: str
+    provider: str
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+    latency_ms: float = Field(ge=0)
+
+
+class HoldRelease(_Message):
+    """Worker -> ledger: the provider did not answer the call; give the hold back."""
+
+    kind: Literal["release"] = "release"
+    call_id: UUID
+
+
+LedgerMessage = Annotated[HoldRequest | UsageEvent | HoldRelease, Field(discriminator="kind")]
+ledger_message: TypeAdapter[HoldRequest | UsageEvent | HoldRelease] = TypeAdapter(LedgerMessage)
+
+
+class ControlHint(_Message):
+    """A hint on the control exchange. The truth is a row in PostgreSQL; `stop` and `kill` reach workers only this way."""
+
+    kind: Literal["pause", "resume", "kill", "reload", "stop"]
+    name: str | None = None
+    thread_id: UUID | None = None
+    config_version: int | None = None
+    text: str | None = Field(default=None, description="the organism.yaml of a reload")
+
+
+class Heartbeat(_Message):
+    """Published once a second on the events exchange with key `heartbeat.<service>`."""
+
+    service: Literal["gateway", "router", "agent-worker", "usage"]
+    instance: str
+    listeners: tuple[str, ...] = ()
+    capacity: int = Field(default=0, description="handlers that this worker runs at once, for each listener")
+    config_version: int = 0
+
+
+class EventFrame(_Message):
+    """One frame of the live feed: all that one committed transaction changed, in order; key `feed.<service>`.
+
+    Each event is an object with `event`: the names and keys of the WebSocket contract, except that a `message`
+    carries its payload as XML text under `payloadXml`, and the gateway turns it into JSON.
+    """
+
+    events: tuple[dict[str, Any], ...]

@@ -1,0 +1,84 @@
+"""Exchanges, queues and bindings of an organism, as data. Works on RabbitMQ 3.10 and 4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Out of reach: attempts are counted in PostgreSQL, and -1 drops at the first requeue on RabbitMQ 3.10.
+DELIVERY_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    name: str
+    kind: str  # direct, topic, fanout
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A work queue: a quorum queue where `quorum`, dead-lettering to `dead_exchange`."""
+
+    name: str
+    quorum: bool = True
+    dead_exchange: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    exchange: str
+    queue: str  # "" in `Bus.subscribe`: the subscriber's own queue
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+    bindings: tuple[Binding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names on the broker of one organism. Work queues are reached through the default exchange."""
+
+    organism: str
+
+    @property
+    def ingress(self) -> str:
+        return f"{self.organism}.ingress"
+
+    def agent(self, listener: str) -> str:
+        return f"{self.organism}.agent.{listener}"
+
+    @property
+    def usage(self) -> str:
+        return f"{self.organism}.usage"
+
+    @property
+    def events(self) -> str:
+        return f"{self.organism}.events"
+
+    @property
+    def control(self) -> str:
+        return f"{self.organism}.control"
+
+    @property
+    def dead(self) -> str:
+        return f"{self.organism}.dead"
+
+
+def organism_topology(organism: str, listeners: Iterable[str]) -> Topology:
+    """Everything an organism needs on the broker, for these listeners."""
+    names = Names(organism)
+    work = [names.ingress, names.usage, *(names.agent(listener) for listener in listeners)]
+    return Topology(
+        exchanges=(
+            Exchange(names.events, "topic"),
+            Exchange(names.control, "fanout"),
+            Exchange(names.dead, "fanout"),
+        ),
+        queues=(*(Queue(name, dead_exchange=names.dead) for name in work), Queue(names.dead)),
+        bindings=(Binding(names.dead, names.dead),),
+    )

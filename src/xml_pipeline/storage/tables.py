@@ -1,0 +1,277 @@
+"""The tables. One SQL dialect: PostgreSQL. Every time is the database's clock."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _now() -> Column[object]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+# `open` counts what is accepted and not closed: messages, and inbox rows that no router has taken yet.
+# `failed` counts requests from outside that ended in a dead letter or an error.
+threads = Table(
+    "threads",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("status", Text, nullable=False, server_default="active"),
+    Column("open", Integer, nullable=False, server_default="0"),
+    Column("slots", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("participants", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("error", Text),
+    _now(),
+    Column("last_activity", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("status in ('active','completed','error','killed')", name="status"),
+    CheckConstraint("open >= 0", name="open"),
+    Index("ix_threads_last_activity", text("last_activity desc"), text("id desc")),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", Uuid, primary_key=True),  # the message's id; derived from the Idempotency-Key where there is one
+    Column("thread_id", Uuid, ForeignKey("threads.id"), nullable=False),
+    Column("to_id", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    _now(),
+    Column("taken_at", DateTime(timezone=True)),
+    Index("ix_inbox_created_at", "created_at", postgresql_where=text("taken_at is null")),
+    Index("ix_inbox_thread_id", "thread_id", postgresql_where=text("taken_at is null")),
+)
+
+# waiting -> ready (head of its mailbox; not before due_at) -> out (in its listener's window) -> closed
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("thread_id", Uuid, ForeignKey("threads.id"), nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("seq", BigInteger, Identity(), nullable=False),
+    Column("from_id", Text, nullable=False),
+    Column("to_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("payload_type", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("call_id", Uuid),  # the call its recipient handles it in; none for `api`
+    Column("answers", Uuid),  # the request that it answers
+    Column("remaining", Integer, nullable=False, server_default="0"),
+    Column("hop", Integer, nullable=False, server_default="0"),
+    Column("mailbox", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("due_at", DateTime(timezone=True)),
+    Column("sent_at", DateTime(timezone=True)),
+    Column("deadline", DateTime(timezone=True)),
+    Column("confirmed", Boolean, nullable=False, server_default=text("false")),
+    Column("turn_id", Uuid),
+    Column("redrive_of", Uuid),
+    _now(),
+    Column("closed_at", DateTime(timezone=True)),
+    UniqueConstraint("thread_id", "slot"),
+    CheckConstraint("state in ('waiting','ready','out','closed')", name="state"),
+    CheckConstraint("kind in ('request','response','error')", name="kind"),
+    Index(
+        "uq_messages_mailbox_head",
+        "thread_id",
+        "to_id",
+        unique=True,
+        postgresql_where=text("mailbox and state in ('ready','out')"),
+    ),
+    Index("ix_messages_waiting", "thread_id", "to_id", "slot", postgresql_where=text("state = 'waiting'")),
+    Index("ix_messages_ready", "to_id", "seq", postgresql_where=text("state = 'ready'")),
+    Index("ix_messages_out", "to_id", postgresql_where=text("state = 'out'")),
+    Index("ix_messages_call_id", "call_id", "slot"),
+    Index("ix_messages_answers", "answers", postgresql_where=text("answers is not null")),
+    Index("ix_messages_seq", "seq"),
+)
+
+# One row for each request that was routed; its id is the request's. Guarded by the thread's row lock.
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("thread_id", Uuid, ForeignKey("threads.id"), nullable=False),
+    Column("caller", Text, nullable=False),
+    Column("callee", Text, nullable=False),
+    Column("parent", Uuid),  # the caller's own call; none for `api`
+    Column("awaited", Boolean, nullable=False),  # the callee has something to answer with
+    Column("pending", Integer, nullable=False, server_default="0"),  # awaited requests of this call not yet answered
+    Column("open", Integer, nullable=False, server_default="1"),  # messages its callee has still to handle
+    Column("answered", Boolean, nullable=False, server_default=text("false")),
+    Index("ix_calls_thread_id", "thread_id"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("message_id", Uuid, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("counted", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("duration_ms", Integer, nullable=False, server_default="0"),
+    _now(),
+    Index("ix_turns_message_id", "message_id"),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("message_id", Uuid),
+    Column("thread_id", Uuid),
+    Column("listener", Text),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("body", LargeBinary, nullable=False),
+    _now(),
+    Index("ix_dead_letters_created_at", "created_at"),
+)
+
+listeners = Table(
+    "listeners",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("is_agent", Boolean, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("window_size", Integer),  # configured; none: from capacity
+    Column("capacity", Integer, nullable=False, server_default="0"),  # what the live workers can hold, summed
+    Column("retired", Boolean, nullable=False, server_default=text("false")),  # no longer configured
+)
+
+configurations = Table(
+    "configurations",
+    metadata,
+    Column("version", Integer, Identity(), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("text", Text, nullable=False),
+    _now(),
+)
+
+# One row: what is asked of the whole organism. A service stops when stop_requested_at is after its own start.
+organism_state = Table(
+    "organism_state",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="single"), primary_key=True),
+    Column("stop_requested_at", DateTime(timezone=True)),
+    Column("usage_period", Integer, nullable=False, server_default="1"),
+    Column("period_started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _now(),
+)
+
+# available + held + spent = max_tokens, always; spent = prompt_tokens + completion_tokens.
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("thread_id", Uuid, primary_key=True),
+    Column("max_tokens", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False, server_default="0"),
+    Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
+    CheckConstraint("held >= 0", name="held"),
+    _now(),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("call_id", Uuid, primary_key=True),
+    Column("message_id", Uuid, nullable=False),
+    Column("thread_id", Uuid, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("prompt_bound", Integer, nullable=False),
+    Column("max_completion", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("period", Integer, nullable=False),
+    Column("granted_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("state in ('held','settled','released','expired')", name="state"),
+    Index("ix_holds_expires_at", "expires_at", postgresql_where=text("state = 'held'")),
+    Index("ix_holds_thread_id", "thread_id"),
+)
+
+usage_events = Table(
+    "usage_events",
+    metadata,
+    Column("call_id", Uuid, primary_key=True),
+    Column("message_id", Uuid),
+    Column("thread_id", Uuid, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("latency_ms", Numeric, nullable=False),
+    Column("cost", Numeric, nullable=False),
+    Column("priced", Boolean, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("period", Integer, nullable=False),
+    Column("granted_at", DateTime(timezone=True), nullable=False),
+    Column("booked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("kind in ('measured','expired')", name="kind"),
+    Index("ix_usage_events_thread_id", "thread_id"),
+)
+
+usage_rollups = Table(
+    "usage_rollups",
+    metadata,
+    Column("period", Integer, primary_key=True),
+    Column("hour", DateTime(timezone=True), primary_key=True),
+    Column("agent_id", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("latency_ms", Numeric, nullable=False),
+    Column("cost", Numeric, nullable=False),
+)
