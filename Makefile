@@ -1,11 +1,35 @@
 .DEFAULT_GOAL := help
+BIN := .venv/bin
+INSTALLED := .venv/.installed
 
-help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1 - \2/p' Makefile
 
-install: .venv/.installed  ## .venv with everything in it, .venv/bin/organism included
+install: $(INSTALLED)  ## .venv with everything in it, .venv/bin/organism included
 
-.venv/.installed: requirements.lock pyproject.toml
+demo: $(INSTALLED)  ## run the hello-world organism once, and show what it does
+	@$(BIN)/python examples/hello-world/demo.py
+
+up: $(INSTALLED)  ## run the hello-world organism until Ctrl-C, with its API on http://127.0.0.1:8080
+	@$(BIN)/organism up --file examples/hello-world/organism.yaml --data .organism
+
+test: $(INSTALLED)  ## run all tests; T='tests/unit -k name' runs some
+	@$(BIN)/python -m pytest $(T)
+
+lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
+	@tools/lint.sh
+
+bench: $(INSTALLED)  ## measure, and print the figures with the machine's
+	@$(BIN)/python -m tests.benchmarks
+
+lock: $(INSTALLED)  ## pin the newest versions that pyproject.toml allows
+	@tools/lock.sh
+
+clean:  ## remove .venv, caches and the data of `make up`
+	@rm -rf .venv .organism .install.log .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.lock pyproject.toml
 	@tools/install.sh
 
-.PHONY: help install
+.PHONY: help install demo up test lint bench lock clean

@@ -1,0 +1,110 @@
+"""What all tests share: a broker, databases, and names of their own in both."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import TypeVar
+
+import pytest
+
+from tests.support.broker import Broker, BrokerMissing, start_broker, unique_organism
+from tests.support.postgres import Databases, start_postgres
+from tests.support.processes import SupportError
+from tests.support.schema import migrate
+
+T = TypeVar("T")
+_USED = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End in order on SIGTERM too: what the tests started ends with them."""
+    config.stash[_USED] = []
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the PostgreSQL of the tests write as one in production does."""
+    parser.addoption("--durable", action="store_true", help="the PostgreSQL of the tests waits for the disk")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say that the services are named as soon as they are there."""
+    return "services: started when the first test needs them, and named then"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say once more what the tests ran on."""
+    for used in config.stash[_USED]:
+        terminalreporter.write_line(f"ran on: {used}")
+
+
+@pytest.fixture(scope="session")
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """The RabbitMQ that all tests share; they keep apart by organism names, and leave it running."""
+    try:
+        broker = start_broker()
+    except BrokerMissing as missing:
+        pytest.exit(str(missing), returncode=1)
+    _announce(request.config, broker.kind)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture(scope="session")
+def amqp_url(broker: Broker) -> str:
+    """The URL of the RabbitMQ that all tests share."""
+    return broker.amqp_url
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Broker]:
+    """A RabbitMQ of this test's own, to stop, kill, suspend and restart by `own_broker.node`."""
+    broker = start_broker(own=True)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def organism_name() -> str:
+    """A name that no other test has on the shared broker."""
+    return unique_organism()
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[Databases]:
+    """The PostgreSQL that all tests share, each in databases of its own."""
+    try:
+        databases = start_postgres(migrate=migrate, durable=request.config.getoption("durable"))
+    except SupportError as error:
+        pytest.exit(str(error), returncode=1)
+    _announce(request.config, databases.kind)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture
+def database_url(postgres: Databases) -> Iterator[str]:
+    """A fresh database with the current schema."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+def empty_database_url(postgres: Databases) -> Iterator[str]:
+    """A fresh database with nothing in it."""
+    url = postgres.create_empty_database()
+    yield url
+    postgres.drop(url)
+
+
+def _announce(config: pytest.Config, kind: str) -> None:
+    config.stash[_USED].append(kind)
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\nusing {kind}", flush=True)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
