@@ -7,6 +7,7 @@ XmlPipelineError
  |    +-- InvalidOrganism    an organism.yaml with faults, each with its line
  +-- Refused                 what was asked is known and not allowed now
  +-- NotFound                what was named does not exist
+ +-- SchemaOutdated          the database has another schema than this version needs
  +-- Unavailable             a part that is needed does not answer; trying again later is right
       +-- BrokerUnavailable
       +-- DatabaseUnavailable
@@ -75,6 +76,12 @@ class NotFound(XmlPipelineError):
     """What was named does not exist."""
 
     code = "not-found"
+
+
+class SchemaOutdated(XmlPipelineError):
+    """The database has another schema than this version needs."""
+
+    code = "schema-outdated"
 
 
 class Unavailable(XmlPipelineError):

@@ -112,6 +112,12 @@ messages = Table(
         postgresql_where=text("mailbox and state in ('ready','out')"),
     ),
     Index("ix_messages_waiting", "thread_id", "to_id", "slot", postgresql_where=text("state = 'waiting'")),
+    Index(
+        "ix_messages_busy",
+        "thread_id",
+        "to_id",
+        postgresql_where=text("not mailbox and state in ('ready','out')"),
+    ),
     Index("ix_messages_ready", "to_id", "seq", postgresql_where=text("state = 'ready'")),
     Index("ix_messages_out", "to_id", postgresql_where=text("state = 'out'")),
     Index("ix_messages_call_id", "call_id", "slot"),

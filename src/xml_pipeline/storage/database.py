@@ -1,0 +1,133 @@
+"""The connection to PostgreSQL: a pool with a timeout on everything, and one error for a database that is gone."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import exc, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from xml_pipeline.errors import DatabaseUnavailable
+from xml_pipeline.storage.dsn import Dsn, parse_dsn
+
+CONNECT_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 30.0
+# A client that was suspended inside a transaction holds its row locks: the server ends its session.
+_IDLE_IN_TRANSACTION = "20s"
+_SETTINGS = {
+    "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION,
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "jit": "off",
+}
+# Classes of SQLSTATE that say nothing about the statement: connection, resources, operator intervention.
+_UNAVAILABLE_CLASSES = ("08", "53", "57P", "28", "3D")
+
+
+class Database:
+    """A pool of connections. Every failure to reach the server is DatabaseUnavailable; the next use connects again."""
+
+    def __init__(self, engine: AsyncEngine, dsn: Dsn) -> None:
+        self._engine = engine
+        self._dsn = dsn
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        pool_size: int = 5,
+        max_overflow: int = 5,
+        application_name: str = "xml-pipeline",
+        connect_timeout: float = CONNECT_TIMEOUT,
+        command_timeout: float | None = COMMAND_TIMEOUT,
+    ) -> Database:
+        """Prepare a pool for a `postgresql://` URL; connections are made when used. Timeouts are in seconds.
+
+        Raises InvalidInput for a URL that cannot be read.
+        """
+        dsn = parse_dsn(url)
+        engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=_creator(dsn, application_name, connect_timeout, command_timeout),
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            pool_timeout=connect_timeout,
+            pool_pre_ping=True,
+        )
+        return cls(engine, dsn)
+
+    @property
+    def place(self) -> str:
+        """Where the database is, without user and password: for messages to people."""
+        return self._dsn.place
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end, rolled back on any error. Raises DatabaseUnavailable."""
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except (OSError, exc.TimeoutError, exc.DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            reason = _why_unavailable(error)
+            if reason is None:
+                raise
+            raise DatabaseUnavailable(f"PostgreSQL at {self.place} does not answer: {reason}") from error
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life. Raises DatabaseUnavailable."""
+        async with self.begin() as connection:
+            await connection.execute(text("select 1"))
+
+    async def close(self) -> None:
+        """Close all connections; idempotent."""
+        await self._engine.dispose()
+
+
+def _creator(
+    dsn: Dsn, application_name: str, connect_timeout: float, command_timeout: float | None
+) -> Callable[[], Awaitable[asyncpg.Connection[Any]]]:
+    async def connect() -> asyncpg.Connection[Any]:
+        settings = {**_SETTINGS, "application_name": application_name, **dsn.settings}
+        return await asyncpg.connect(
+            host=dsn.host,
+            port=dsn.port,
+            user=dsn.user,
+            password=dsn.password,
+            database=dsn.database,
+            ssl=dsn.ssl,
+            timeout=connect_timeout,
+            command_timeout=command_timeout,
+            server_settings=settings,
+        )
+
+    return connect
+
+
+def _why_unavailable(error: Exception) -> str | None:
+    """One line about why the server cannot be used, None for an error of the statement itself."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason}"
+    if isinstance(error, (TimeoutError, exc.TimeoutError)):
+        return "it took too long"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, asyncpg.InterfaceError):
+        return str(error)
+    original = error.orig if isinstance(error, exc.DBAPIError) else error
+    state = getattr(original, "sqlstate", None) or ""
+    lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    if lost or state.startswith(_UNAVAILABLE_CLASSES):
+        return _first_line(original)
+    return None
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = str(error).splitlines()
+    # SQLAlchemy's adapter puts the driver's class before the message.
+    return lines[0].rsplit(">: ", 1)[-1] if lines else type(error).__name__

@@ -1,0 +1,37 @@
+"""What alembic runs. `organism migrate` hands in its connection; the alembic command makes one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import Connection
+
+from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.tables import metadata
+
+
+def _run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _run_alone() -> None:
+    database = Database.connect(os.environ["ORGANISM_DATABASE_URL"], command_timeout=None)
+    try:
+        async with database.begin() as connection:
+            await connection.run_sync(_run)
+    finally:
+        await database.close()
+
+
+if context.is_offline_mode():
+    context.configure(url="postgresql+asyncpg://", target_metadata=metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+elif "connection" in context.config.attributes:
+    _run(context.config.attributes["connection"])
+else:
+    asyncio.run(_run_alone())

@@ -1,0 +1,224 @@
+"""What the router's transaction reads and writes, as plain values: no SQL and no I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+
+@dataclass(slots=True)
+class ThreadRow:
+    id: UUID
+    status: str
+    open: int
+    slots: int
+    failed: int
+    participants: tuple[str, ...]
+    error: str | None
+
+
+@dataclass(slots=True)
+class MessageRow:
+    """A message that a turn or a sweep speaks of. `overdue`: its deadline has passed by the database's clock."""
+
+    id: UUID
+    thread_id: UUID
+    from_id: str
+    to_id: str
+    kind: str
+    payload_type: str
+    call_id: UUID | None
+    hop: int
+    mailbox: bool
+    state: str
+    attempt: int
+    overdue: bool = False
+
+
+@dataclass(slots=True)
+class CallRow:
+    id: UUID
+    thread_id: UUID
+    caller: str
+    callee: str
+    parent: UUID | None
+    awaited: bool
+    pending: int = 0
+    open: int = 1
+    answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InboxRow:
+    id: UUID
+    thread_id: UUID
+    to_id: str
+    body: bytes
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKeys:
+    """What a batch speaks of."""
+
+    messages: tuple[UUID, ...]
+    inbox: tuple[UUID, ...]
+    turns: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a batch may touch, read after its threads were locked."""
+
+    now: datetime
+    threads: Mapping[UUID, ThreadRow]
+    messages: Mapping[UUID, MessageRow] = field(default_factory=dict)
+    calls: Mapping[UUID, CallRow] = field(default_factory=dict)
+    inbox: Mapping[UUID, InboxRow] = field(default_factory=dict)
+    turns: frozenset[UUID] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    id: UUID
+    thread_id: UUID
+    slot: int
+    from_id: str
+    to_id: str
+    kind: str
+    payload_type: str
+    body: bytes
+    call_id: UUID | None
+    answers: UUID | None
+    remaining: int
+    hop: int
+    mailbox: bool
+    state: str
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A message that ends. Closed only if it is still `ready` or `out`."""
+
+    message_id: UUID
+    outcome: str
+    turn_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Postponement:
+    """A message to be tried again `delay` seconds from now; only if it is still out in this attempt."""
+
+    message_id: UUID
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRow:
+    id: UUID
+    message_id: UUID
+    attempt: int
+    outcome: str
+    counted: bool
+    reason: str | None
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """`body` None: the payload of the message, taken over by the database itself."""
+
+    id: UUID
+    message_id: UUID | None
+    thread_id: UUID | None
+    listener: str | None
+    code: str
+    reason: str
+    attempts: int
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """A (listener, thread) in which a head may have to be promoted."""
+
+    thread_id: UUID
+    to_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a batch makes of its snapshot."""
+
+    closings: Sequence[Closing] = ()
+    postponements: Sequence[Postponement] = ()
+    returned: Sequence[UUID] = ()  # out, but lost by the broker: to be published again
+    taken: Sequence[UUID] = ()  # inbox rows
+    inserts: Sequence[NewMessage] = ()
+    new_calls: Sequence[CallRow] = ()
+    changed_calls: Sequence[CallRow] = ()
+    threads: Sequence[ThreadRow] = ()
+    turns: Sequence[TurnRow] = ()
+    dead_letters: Sequence[DeadLetterRow] = ()
+    audits: Sequence[AuditRow] = ()
+    mailboxes: frozenset[Mailbox] = frozenset()
+    listeners: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerRow:
+    name: str
+    is_agent: bool
+    paused: bool
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRow:
+    from_id: str
+    kind: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A message that is out now. `replies`: the earlier ones of its call, oldest first."""
+
+    id: UUID
+    thread_id: UUID
+    from_id: str
+    to_id: str
+    kind: str
+    body: bytes
+    call_id: UUID
+    remaining: int
+    attempt: int
+    replies: tuple[ReplyRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFill:
+    """What filling windows did. `out_before`: how many were out of each listener before the fill."""
+
+    released: Sequence[Released]
+    out_before: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message that was published in an attempt."""
+
+    message_id: UUID
+    attempt: int

@@ -1,0 +1,85 @@
+"""The database's schema: brought up to date on request, and checked by every service at its start."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+
+from xml_pipeline.errors import SchemaOutdated
+from xml_pipeline.storage.database import Database
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+# Any number that nothing else in the database locks.
+_MIGRATION_LOCK = 0x786D_6C70
+
+
+def migrate(url: str) -> None:
+    """Bring the database to this version's schema; safe to run twice, and at the same time elsewhere.
+
+    For callers outside an event loop. Raises DatabaseUnavailable.
+    """
+    asyncio.run(migrate_database(url))
+
+
+async def migrate_database(url: str, *, revision: str = "head") -> None:
+    """As `migrate`, inside an event loop; an older `revision` takes the schema down to it."""
+    database = Database.connect(url, application_name="migrate", command_timeout=None)
+    try:
+        async with database.begin() as connection:
+            await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            await connection.run_sync(_move_to, revision)
+    finally:
+        await database.close()
+
+
+async def require_current_schema(database: Database) -> None:
+    """Raises SchemaOutdated where the database's schema is not this version's, and DatabaseUnavailable."""
+    needed = await asyncio.to_thread(current_revision)
+    async with database.begin() as connection:
+        found = await connection.run_sync(_found_revisions)
+    if found != {needed}:
+        raise SchemaOutdated(_what_to_do(database.place, found))
+
+
+def current_revision() -> str | None:
+    """The revision that this version needs."""
+    return _scripts().get_current_head()
+
+
+def _what_to_do(place: str, found: set[str]) -> str:
+    if not found:
+        return f"the database at {place} has no tables yet: run 'organism migrate'"
+    if found <= {script.revision for script in _scripts().walk_revisions()}:
+        return f"the schema of the database at {place} is old: run 'organism migrate'"
+    return f"the schema of the database at {place} is newer than this program: run a newer version"
+
+
+def _move_to(connection: Connection, revision: str) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    if revision == "head" or not _found_revisions(connection):
+        command.upgrade(config, revision)
+    else:
+        command.downgrade(config, revision)
+
+
+def _found_revisions(connection: Connection) -> set[str]:
+    if not inspect(connection).has_table("alembic_version"):
+        return set()
+    return set(connection.execute(text("select version_num from alembic_version")).scalars())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())

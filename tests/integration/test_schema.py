@@ -1,0 +1,104 @@
+"""The schema that migrations make is the schema that the tables describe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from xml_pipeline.errors import DatabaseUnavailable, SchemaOutdated
+from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.schema import migrate, migrate_database, require_current_schema
+from xml_pipeline.storage.tables import metadata
+
+# What autogenerate does not compare: checks, the definition of indexes, identities.
+_CATALOG = """
+    select 'constraint', conrelid::regclass::text || '.' || conname, pg_get_constraintdef(oid)
+      from pg_constraint where connamespace = 'public'::regnamespace
+    union all
+    select 'index', indexname, indexdef from pg_indexes where schemaname = 'public'
+    union all
+    select 'column', table_name || '.' || column_name,
+           concat_ws(' ', data_type, is_nullable, column_default, is_identity, identity_generation)
+      from information_schema.columns where table_schema = 'public'
+    order by 1, 2
+"""
+
+
+@pytest.fixture
+async def database(empty_database_url: str) -> AsyncIterator[Database]:
+    database = Database.connect(empty_database_url)
+    yield database
+    await database.close()
+
+
+async def _catalog(database: Database) -> list[tuple[str, str, str]]:
+    async with database.begin() as connection:
+        rows = (await connection.execute(text(_CATALOG))).all()
+    return [(row[0], row[1], row[2]) for row in rows if "alembic_version" not in row[1]]
+
+
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+    return list(compare_metadata(context, metadata))
+
+
+async def test_models_and_migrations_agree(database: Database, empty_database_url: str) -> None:
+    await migrate_database(empty_database_url)
+    async with database.begin() as connection:
+        assert await connection.run_sync(_differences) == []
+    migrated = await _catalog(database)
+    await migrate_database(empty_database_url, revision="base")
+    async with database.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    assert await _catalog(database) == migrated
+
+
+async def test_down_leaves_nothing_and_up_goes_again(database: Database, empty_database_url: str) -> None:
+    await migrate_database(empty_database_url)
+    await migrate_database(empty_database_url, revision="base")
+    assert await _catalog(database) == []
+    await migrate_database(empty_database_url)
+    await require_current_schema(database)
+
+
+async def test_migrating_again_keeps_what_is_there(database: Database, empty_database_url: str) -> None:
+    await migrate_database(empty_database_url)
+    async with database.begin() as connection:
+        await connection.execute(text("insert into listeners (name, is_agent) values ('greeter', true)"))
+    await asyncio.to_thread(migrate, empty_database_url)
+    async with database.begin() as connection:
+        assert await connection.scalar(text("select count(*) from listeners")) == 1
+
+
+async def test_several_may_migrate_at_once(database: Database, empty_database_url: str) -> None:
+    await asyncio.gather(*(migrate_database(empty_database_url) for _ in range(5)))
+    await require_current_schema(database)
+
+
+async def test_an_empty_database_is_refused(database: Database) -> None:
+    with pytest.raises(SchemaOutdated, match="no tables yet: run 'organism migrate'"):
+        await require_current_schema(database)
+
+
+async def test_a_schema_that_this_version_does_not_know_is_refused(database: Database, empty_database_url: str) -> None:
+    await migrate_database(empty_database_url)
+    async with database.begin() as connection:
+        await connection.execute(text("update alembic_version set version_num = 'from-the-future'"))
+    with pytest.raises(SchemaOutdated, match="newer than this program"):
+        await require_current_schema(database)
+
+
+async def test_the_one_row_of_the_organism_is_there(database: Database, empty_database_url: str) -> None:
+    await migrate_database(empty_database_url)
+    async with database.begin() as connection:
+        assert (await connection.execute(text("select id, usage_period from organism_state"))).all() == [(1, 1)]
+
+
+async def test_migrating_a_database_that_is_gone_says_so() -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1"):
+        await migrate_database("postgresql://postgres@127.0.0.1:1/nothing")
