@@ -13,8 +13,19 @@ _SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # Known to libpq and without a meaning here: accepted, so that one URL serves every program.
 _IGNORED = frozenset(
-    "connect_timeout channel_binding gssencmode keepalives keepalives_idle keepalives_interval keepalives_count "
-    "target_session_attrs sslnegotiation sslcompression requirepeer".split()
+    {
+        "channel_binding",
+        "connect_timeout",
+        "gssencmode",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "requirepeer",
+        "sslcompression",
+        "sslnegotiation",
+        "target_session_attrs",
+    }
 )
 
 
@@ -48,12 +59,12 @@ def parse_dsn(url: str) -> Dsn:
     query = _query(parts.query)
     netloc_host, netloc_port = _address(parts)
     return Dsn(
-        host=query.pop("host", None) or netloc_host or "127.0.0.1",
-        port=_port(query.pop("port", None) or netloc_port),
+        host=query.pop("host", "") or netloc_host or "127.0.0.1",
+        port=_port(query.pop("port", "") or netloc_port),
         user=query.pop("user", "") or _decoded(parts.username),
         password=query.pop("password", "") or _decoded(parts.password),
-        database=query.pop("dbname", None) or unquote(parts.path.lstrip("/")) or None,
-        ssl=_ssl_mode(query.pop("sslmode", None)),
+        database=query.pop("dbname", "") or unquote(parts.path.lstrip("/")) or None,
+        ssl=_ssl_mode(query.pop("sslmode", "")),
         settings={name: value for name, value in query.items() if name not in _IGNORED},
     )
 
@@ -86,7 +97,7 @@ def _port(value: str) -> int:
     return int(value)
 
 
-def _ssl_mode(value: str | None) -> str | None:
+def _ssl_mode(value: str) -> str | None:
     if value and value not in _SSL_MODES:
         raise InvalidInput(f"sslmode in the database's URL is one of {', '.join(_SSL_MODES)}")
     return value or None
