@@ -1,0 +1,173 @@
+"""Accepting injects: many in one transaction, each once, whichever gateway it comes to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+KILLED = "killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Inject:
+    """One request from outside. `id` is its message's: where the caller gave an Idempotency-Key, derived from that.
+
+    `thread_id` is the caller's, or one made for it (derived from `id` where there is a key, so that two gateways
+    make the same). `request_hash` covers what the caller sent, not what was made for it. `body`: the envelope.
+    """
+
+    id: UUID
+    thread_id: UUID
+    to_id: str
+    request_hash: bytes
+    body: bytes
+
+
+class Refusal(StrEnum):
+    """Why an inject was not accepted."""
+
+    KILLED = "killed"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the caller is told. `repeated`: it had been accepted before. `created_at`: set if it began its thread."""
+
+    message_id: UUID
+    thread_id: UUID
+    repeated: bool = False
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    thread_id: UUID
+    request_hash: bytes
+
+
+async def accept(connection: AsyncConnection, injects: Sequence[Inject]) -> list[Accepted | Refusal]:
+    """Store the injects and count them as open in their threads; the answer to each, in order.
+
+    Once the transaction is committed they are accepted. Nothing of a refused one is kept.
+    """
+    known = await _read(connection, {inject.id for inject in injects})
+    fresh = {inject.id: inject for inject in reversed(injects) if inject.id not in known}
+    created = await _insert_threads(connection, {inject.thread_id for inject in fresh.values()})
+    alive = await _lock_alive(connection, {inject.thread_id for inject in fresh.values()})
+    inserted = await _insert(connection, [inject for inject in fresh.values() if inject.thread_id in alive])
+    await _count_open(connection, [fresh[id_] for id_ in inserted])
+    await _forget_unused(connection, created.keys() - {fresh[id_].thread_id for id_ in inserted})
+    lost = {id_ for id_, inject in fresh.items() if inject.thread_id in alive} - inserted
+    known |= await _read(connection, lost)
+    return _answers(injects, known, {id_: fresh[id_] for id_ in inserted}, created)
+
+
+def _answers(
+    injects: Sequence[Inject],
+    known: Mapping[UUID, _Known],
+    inserted: Mapping[UUID, Inject],
+    created: Mapping[UUID, datetime],
+) -> list[Accepted | Refusal]:
+    beginnings = dict(created)
+    answers: list[Accepted | Refusal] = []
+    for inject in injects:
+        first = inserted.get(inject.id)
+        if first is inject:
+            answers.append(Accepted(inject.id, inject.thread_id, created_at=beginnings.pop(inject.thread_id, None)))
+        else:
+            earlier = _Known(first.thread_id, first.request_hash) if first else known.get(inject.id)
+            answers.append(_answer_again(inject, earlier))
+    return answers
+
+
+def _answer_again(inject: Inject, earlier: _Known | None) -> Accepted | Refusal:
+    if earlier is None:
+        return Refusal.KILLED
+    if earlier.request_hash != inject.request_hash:
+        return Refusal.CONFLICT
+    return Accepted(inject.id, earlier.thread_id, repeated=True)
+
+
+async def _read(connection: AsyncConnection, ids: Iterable[UUID]) -> dict[UUID, _Known]:
+    wanted = list(ids)
+    if not wanted:
+        return {}
+    statement = text("select id, thread_id, request_hash from inbox where id = any(cast(:ids as uuid[]))")
+    rows = await connection.execute(statement, {"ids": wanted})
+    return {row.id: _Known(row.thread_id, row.request_hash) for row in rows}
+
+
+async def _insert_threads(connection: AsyncConnection, ids: Iterable[UUID]) -> dict[UUID, datetime]:
+    statement = text(
+        "insert into threads (id) select unnest(cast(:ids as uuid[])) order by 1"
+        " on conflict do nothing returning id, created_at"
+    )
+    wanted = list(ids)
+    if not wanted:
+        return {}
+    return {row.id: row.created_at for row in await connection.execute(statement, {"ids": wanted})}
+
+
+async def _lock_alive(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
+    statement = text(
+        "select id, status from threads where id = any(cast(:ids as uuid[])) order by id for no key update"
+    )
+    wanted = list(ids)
+    if not wanted:
+        return set()
+    rows = await connection.execute(statement, {"ids": wanted})
+    return {row.id for row in rows if row.status != KILLED}
+
+
+async def _insert(connection: AsyncConnection, injects: Sequence[Inject]) -> set[UUID]:
+    if not injects:
+        return set()
+    statement = text("""
+        insert into inbox (id, thread_id, to_id, request_hash, body)
+        select * from unnest(cast(:ids as uuid[]), cast(:threads as uuid[]), cast(:targets as text[]),
+                             cast(:hashes as bytea[]), cast(:bodies as bytea[])) order by 1
+        on conflict do nothing returning id
+    """)
+    rows = await connection.execute(
+        statement,
+        {
+            "ids": [inject.id for inject in injects],
+            "threads": [inject.thread_id for inject in injects],
+            "targets": [inject.to_id for inject in injects],
+            "hashes": [inject.request_hash for inject in injects],
+            "bodies": [inject.body for inject in injects],
+        },
+    )
+    return set(rows.scalars())
+
+
+async def _count_open(connection: AsyncConnection, inserted: Sequence[Inject]) -> None:
+    if not inserted:
+        return
+    counts = Counter(inject.thread_id for inject in inserted)
+    # Each target once, in the order of arrival, behind those that took part before.
+    statement = text("""
+        update threads set open = open + n, status = 'active', last_activity = now(),
+            participants = participants || array(
+                select p from unnest(array['api'] || string_to_array(targets, ' ')) with ordinality as u (p, o)
+                where not p = any(participants) group by p order by min(o))
+        from unnest(cast(:ids as uuid[]), cast(:counts as int[]), cast(:targets as text[])) as d (thread, n, targets)
+        where threads.id = d.thread
+    """)
+    targets = [" ".join(inject.to_id for inject in inserted if inject.thread_id == thread) for thread in counts]
+    await connection.execute(statement, {"ids": list(counts), "counts": list(counts.values()), "targets": targets})
+
+
+async def _forget_unused(connection: AsyncConnection, ids: Iterable[UUID]) -> None:
+    unused = list(ids)
+    if unused:
+        statement = text("delete from threads where id = any(cast(:ids as uuid[])) and open = 0 and slots = 0")
+        await connection.execute(statement, {"ids": unused})

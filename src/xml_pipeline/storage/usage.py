@@ -1,0 +1,108 @@
+"""Usage and budgets as the outside reads them: sums of the current period, budgets by thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_SUMS = """
+    coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+    coalesce(sum(latency_ms), 0), coalesce(sum(cost), 0)
+"""
+_CURRENT = "period = coalesce((select usage_period from organism_state where id = 1), 1)"
+_BUDGET = "thread_id, max_tokens, held, prompt_tokens, completion_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over completions: cost in USD, latency in milliseconds."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_ms: Decimal = Decimal(0)
+    cost: Decimal = Decimal(0)
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def average_latency_ms(self) -> float:
+        """Milliseconds for each completion, 0 without any."""
+        return float(self.latency_ms / self.requests) if self.requests else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The tokens of one thread."""
+
+    thread_id: UUID
+    max_tokens: int
+    held: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+async def totals(connection: AsyncConnection, *, agent: str | None = None, model: str | None = None) -> Sums:
+    """The sums of the current period: of all, or of one agent, or of one model; zeros where there is nothing."""
+    wanted, parameters = [_CURRENT], {}
+    if agent is not None:
+        wanted.append("agent_id = :agent")
+        parameters["agent"] = agent
+    if model is not None:
+        wanted.append("model = :model")
+        parameters["model"] = model
+    statement = text(f"select {_SUMS} from usage_rollups where {' and '.join(wanted)}")  # noqa: S608
+    return _sums(tuple((await connection.execute(statement, parameters)).one()))
+
+
+async def by_agent(connection: AsyncConnection) -> dict[str, Sums]:
+    """The sums of each agent, those with the most tokens first."""
+    return await _grouped(connection, "agent_id")
+
+
+async def by_model(connection: AsyncConnection) -> dict[str, Sums]:
+    """The sums of each model, those with the most tokens first."""
+    return await _grouped(connection, "model")
+
+
+async def list_budgets(connection: AsyncConnection, *, limit: int | None = None) -> list[Budget]:
+    """The budgets of threads, the most used first."""
+    statement = text(f"""
+        select {_BUDGET} from budgets
+         order by (prompt_tokens + completion_tokens)::float8 / nullif(max_tokens, 0) desc nulls first, thread_id
+         limit :limit
+    """)  # noqa: S608
+    return [Budget(*row) for row in await connection.execute(statement, {"limit": limit})]
+
+
+async def get_budget(connection: AsyncConnection, thread_id: UUID) -> Budget | None:
+    """The budget of a thread, None while it has none."""
+    statement = text(f"select {_BUDGET} from budgets where thread_id = :thread")  # noqa: S608
+    row = (await connection.execute(statement, {"thread": thread_id})).one_or_none()
+    return Budget(*row) if row else None
+
+
+async def count_budgets(connection: AsyncConnection) -> int:
+    """How many threads have a budget."""
+    count: int = (await connection.execute(text("select count(*) from budgets"))).scalar_one()
+    return count
+
+
+async def _grouped(connection: AsyncConnection, column: str) -> dict[str, Sums]:
+    statement = text(f"""
+        select {column}, {_SUMS} from usage_rollups where {_CURRENT}
+         group by {column} order by sum(prompt_tokens + completion_tokens) desc, {column}
+    """)  # noqa: S608
+    return {row[0]: _sums(tuple(row[1:])) for row in await connection.execute(statement)}
+
+
+def _sums(row: tuple[int, int, int, Decimal, Decimal]) -> Sums:
+    requests, prompt, completion, latency, cost = row
+    return Sums(int(requests), int(prompt), int(completion), Decimal(latency), Decimal(cost))
