@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.support.broker import Broker, BrokerMissing, start_broker, unique_organism
 from tests.support.postgres import Databases, start_postgres
 from tests.support.processes import SupportError
-from tests.support.schema import migrate
+from xml_pipeline.storage.schema import migrate
 
-T = TypeVar("T")
+_BROKER = pytest.StashKey[Broker]()
 _USED = pytest.StashKey[list[str]]()
 
 
@@ -33,6 +32,19 @@ def pytest_report_header(config: pytest.Config) -> str:
     return "services: started when the first test needs them, and named then"
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Get the broker before the first test: installing one counts against no test, and a lack shows at once."""
+    wanted = any("broker" in _fixtures(item) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        _shared_broker(session.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the broker, however the tests ended."""
+    if _BROKER in config.stash:
+        config.stash[_BROKER].close()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say once more what the tests ran on."""
     for used in config.stash[_USED]:
@@ -40,15 +52,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+def broker(pytestconfig: pytest.Config) -> Broker:
     """The RabbitMQ that all tests share; they keep apart by organism names, and leave it running."""
-    try:
-        broker = start_broker()
-    except BrokerMissing as missing:
-        pytest.exit(str(missing), returncode=1)
-    _announce(request.config, broker.kind)
-    yield broker
-    broker.close()
+    return _shared_broker(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -99,9 +105,26 @@ def empty_database_url(postgres: Databases) -> Iterator[str]:
     postgres.drop(url)
 
 
+def _shared_broker(config: pytest.Config) -> Broker:
+    if _BROKER not in config.stash:
+        try:
+            config.stash[_BROKER] = broker = start_broker()
+        except BrokerMissing as missing:
+            pytest.exit(str(missing), returncode=1)
+        _announce(config, broker.kind)
+    return config.stash[_BROKER]
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else ()
+
+
 def _announce(config: pytest.Config, kind: str) -> None:
     config.stash[_USED].append(kind)
     capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        print(f"\nusing {kind}", flush=True)
+        return
     with capture.global_and_fixture_disabled():
         print(f"\nusing {kind}", flush=True)
 

@@ -33,9 +33,11 @@ require_ensurepip() {
         fail "apt-get could not install $package: see $log"
 }
 
+last_error() { grep -i '^error' "$log" | tail -n1 | cut -c1-300 | grep . || tail -n1 "$log"; }
+
 pip_install() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input "$@" >"$log" 2>&1 ||
-        fail "pip failed: $(grep -m1 -i 'error' "$log" || tail -n1 "$log") (all of it: $log)"
+        fail "pip failed: $(last_error) (all of it: $log)"
 }
 
 python=$(find_python)
