@@ -76,15 +76,14 @@ def _answers(
     inserted: Mapping[UUID, Inject],
     created: Mapping[UUID, datetime],
 ) -> list[Accepted | Refusal]:
-    beginnings = dict(created)
+    earlier, beginnings, new = dict(known), dict(created), dict(inserted)
     answers: list[Accepted | Refusal] = []
     for inject in injects:
-        first = inserted.get(inject.id)
-        if first is inject:
-            answers.append(Accepted(inject.id, inject.thread_id, created_at=beginnings.pop(inject.thread_id, None)))
-        else:
-            earlier = _Known(first.thread_id, first.request_hash) if first else known.get(inject.id)
-            answers.append(_answer_again(inject, earlier))
+        if new.pop(inject.id, None) is None:
+            answers.append(_answer_again(inject, earlier.get(inject.id)))
+            continue
+        earlier[inject.id] = _Known(inject.thread_id, inject.request_hash)
+        answers.append(Accepted(inject.id, inject.thread_id, created_at=beginnings.pop(inject.thread_id, None)))
     return answers
 
 
