@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from docker.errors import DockerException
+
 from tests.support import apt
 from tests.support.processes import SupportError
 from tests.support.rabbitmq_docker import RabbitMQContainer, find_image
@@ -125,7 +127,10 @@ def _from_docker() -> Broker | None:
     if image is None:
         return None
     container = RabbitMQContainer(image)
-    container.start()
+    try:
+        container.start()
+    except DockerException as error:
+        raise SupportError(f"Docker cannot run {image}: {' '.join(str(error).split())[:200]}") from error
     return Broker(container.url, f"RabbitMQ in Docker, {image}", container)
 
 

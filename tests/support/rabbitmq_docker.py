@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from typing import cast
 
 import docker
 from docker.errors import DockerException, ImageNotFound
@@ -64,7 +65,9 @@ class RabbitMQContainer:
         self.port = free_port()
         # A node's data is found by its host name, so the host name has to last too.
         name = f"rabbit-{secrets.token_hex(4)}"
-        self._container = DockerContainer(image, hostname=name).with_bind_ports("5672/tcp", self.port)
+        self._container = DockerContainer(image, hostname=name)
+        # Docker takes an address beside the port, which testcontainers' types leave out.
+        cast("dict[str, object]", self._container.ports)["5672/tcp"] = ("127.0.0.1", self.port)
         self._created = False
 
     @property
@@ -86,7 +89,11 @@ class RabbitMQContainer:
         else:
             self._container.start()
             self._created = True
-        wait_until(lambda: greeting(self.port) is not None, timeout=_START_SECONDS, what="RabbitMQ in Docker answers")
+        try:
+            wait_until(self._greets, timeout=_START_SECONDS, what="RabbitMQ in Docker answers")
+        except BaseException:
+            self.close()
+            raise
 
     def stop(self) -> None:
         """Stop the broker in order, keeping what it stored."""
@@ -112,3 +119,6 @@ class RabbitMQContainer:
     def close(self) -> None:
         """Remove the container."""
         self._container.stop()
+
+    def _greets(self) -> bool:
+        return greeting(self.port) is not None
