@@ -1,0 +1,102 @@
+"""One batch, one transaction: lock, read, decide, write."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from xml_pipeline.errors import XmlPipelineError
+from xml_pipeline.ledger.decisions import Pricing, decide, expire
+from xml_pipeline.ledger.intake import LedgerMessage
+from xml_pipeline.ledger.model import Changes, Situation
+from xml_pipeline.message_bus.messages import HoldRequest, UsageEvent
+from xml_pipeline.storage import ledger as rows
+from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState
+from xml_pipeline.storage.organism_state import read_state
+
+SWEEP_LIMIT = 500
+
+
+class Conflict(XmlPipelineError):
+    """Another service booked one of these calls at the same time; the batch has to be done again."""
+
+    code = "ledger-conflict"
+
+
+async def book(db: Database, messages: Sequence[LedgerMessage], *, max_tokens: int, pricing: Pricing) -> Changes:
+    """Do what a batch asks, in one transaction, and return what changed once it is committed.
+
+    Threads seen for the first time get a budget of `max_tokens`. Raises DatabaseUnavailable, Conflict, and the driver's
+    errors for deadlocks and for data that the database refuses; nothing is changed then.
+    """
+    async with db.begin() as connection:
+        situation = await _situation(connection, messages, max_tokens)
+        return await _write(connection, decide(situation, messages, pricing))
+
+
+async def sweep(db: Database, *, pricing: Pricing) -> Changes:
+    """Book the holds whose time is over, at most `SWEEP_LIMIT`, in one transaction. Raises as `book` does."""
+    async with db.begin() as connection:
+        overdue = await rows.overdue_calls(connection, SWEEP_LIMIT)
+        if not overdue:
+            return Changes()
+        situation = await _locked(connection, set(overdue.values()), list(overdue), {}, check_all=True)
+        return await _write(connection, expire(situation, pricing))
+
+
+async def _situation(connection: AsyncConnection, messages: Sequence[LedgerMessage], max_tokens: int) -> Situation:
+    calls = list({message.call_id for message in messages})
+    held = await rows.threads_of_calls(connection, calls)
+    handled = await rows.read_handled(connection, _messages_to_read(messages, held))
+    new = {known.thread_id for known in handled.values()}.difference(held.values())
+    await rows.add_budgets(connection, new, max_tokens)
+    return await _locked(connection, new.union(held.values()), calls, handled)
+
+
+def _messages_to_read(messages: Sequence[LedgerMessage], held: Collection[UUID]) -> set[UUID]:
+    """The messages that calls are charged to for which there is no hold yet."""
+    return {
+        message.message_id
+        for message in messages
+        if isinstance(message, HoldRequest | UsageEvent) and message.call_id not in held
+    }
+
+
+async def _locked(
+    connection: AsyncConnection,
+    threads: set[UUID],
+    calls: Sequence[UUID],
+    handled: Mapping[UUID, Handled],
+    *,
+    check_all: bool = False,
+) -> Situation:
+    budgets = await rows.lock_budgets(connection, threads)
+    state = await read_state(connection)
+    holds = await rows.read_holds(connection, calls)
+    if any(hold.thread_id not in budgets for hold in holds.values()):
+        raise Conflict("a call of this batch was given a hold by another service")
+    bookings = await rows.read_bookings(connection, calls if check_all else _calls_to_check(calls, holds))
+    return Situation(state.now, state.usage_period, state.period_started_at, budgets, holds, bookings, handled)
+
+
+def _calls_to_check(calls: Sequence[UUID], holds: Mapping[UUID, Hold]) -> list[UUID]:
+    """Calls that may be booked although no settled hold says so."""
+    return [call for call in calls if (hold := holds.get(call)) is None or hold.state is HoldState.EXPIRED]
+
+
+async def _write(connection: AsyncConnection, changes: Changes) -> Changes:
+    await rows.add_holds(connection, list(changes.granted.values()))
+    await rows.move_holds(connection, changes.moved)
+    await rows.remove_bookings(connection, changes.removed | set(changes.corrected))
+    await _add_bookings(connection, [*changes.booked.values(), *changes.corrected.values()])
+    await rows.save_budgets(connection, changes.budgets.values())
+    await rows.add_rollups(connection, changes.rollups)
+    return changes
+
+
+async def _add_bookings(connection: AsyncConnection, bookings: list[Booking]) -> None:
+    if await rows.add_bookings(connection, bookings) != len(bookings):
+        raise Conflict("a call of this batch was booked by another service")

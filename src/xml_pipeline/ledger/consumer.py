@@ -1,0 +1,181 @@
+"""The usage queue: batches in; transactions, replies and acks out. A gone database or broker is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import asyncpg
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from xml_pipeline.errors import DatabaseUnavailable, InvalidPayload
+from xml_pipeline.ledger import books
+from xml_pipeline.ledger.feed import frame
+from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
+from xml_pipeline.ledger.model import Changes
+from xml_pipeline.llm.pricing import Prices
+from xml_pipeline.message_bus.messages import HoldReply
+from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
+from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.organism.model import Organism
+from xml_pipeline.storage import ledger as rows
+from xml_pipeline.storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+BATCH = 500
+_ATTEMPTS = 5
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+# Serialisation failure, deadlock, unique violation by a concurrent insert, lock not available.
+_WORTH_ANOTHER_TRY = frozenset({"40001", "40P01", "23505", "55P03"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    delivery: Incoming
+    message: LedgerMessage
+
+
+class Bookkeeper:
+    """Books what arrives, for the organism as it is configured now."""
+
+    def __init__(self, bus: Bus, db: Database, organism: Organism) -> None:
+        self._bus = bus
+        self._db = db
+        self._names = Names(organism.name)
+        self.busy = False
+        self.configure(organism)
+
+    def configure(self, organism: Organism) -> None:
+        """Take over prices and default budget of a new configuration."""
+        self._max_tokens = organism.max_tokens_per_thread
+        self._pricing = Prices(organism.prices).cost
+
+    async def consume(self, consumer: Consumer) -> None:
+        """One batch: booked and acknowledged when this returns."""
+        deliveries = await consumer.batch(BATCH)
+        self.busy = True
+        try:
+            await self._handle(deliveries)
+            await consumer.ack(deliveries)
+        finally:
+            self.busy = False
+
+    async def _handle(self, deliveries: Sequence[Incoming]) -> None:
+        items = await self._parse(deliveries)
+        for part, changes in await self._book(items):
+            await self._tell(part, changes)
+
+    async def sweep(self) -> None:
+        """Book the holds whose time is over. Raises DatabaseUnavailable."""
+        try:
+            changes = await books.sweep(self._db, pricing=self._pricing)
+        except (DBAPIError, books.Conflict) as error:
+            log.info("sweep_put_off", error=_first_line(error))
+            return
+        for call_id in changes.moved:
+            log.warning("hold_expired", call_id=str(call_id))
+        await self._tell([], changes)
+
+    # What arrives
+
+    async def _parse(self, deliveries: Sequence[Incoming]) -> list[_Item]:
+        items = []
+        for delivery in deliveries:
+            try:
+                items.append(_Item(delivery, parse_ledger_message(delivery.body)))
+            except InvalidPayload as error:
+                await self._bury(delivery, str(error))
+        return items
+
+    async def _bury(self, delivery: Incoming, reason: str) -> None:
+        log.warning("usage_message_refused", reason=reason)
+        id_, pause = uuid4(), _FIRST_PAUSE
+        while True:
+            try:
+                return await self._add_dead_letter(id_, reason, delivery.body)
+            except DatabaseUnavailable as error:
+                pause = await _wait_for_database(error, pause)
+
+    async def _add_dead_letter(self, id_: UUID, reason: str, body: bytes) -> None:
+        async with self._db.begin() as connection:
+            await rows.add_dead_letter(connection, id_, reason, body)
+
+    # What is booked
+
+    async def _book(self, items: list[_Item]) -> list[tuple[list[_Item], Changes]]:
+        """Book all, in as few transactions as possible: a culprit is searched for by halves, and buried."""
+        if not items:
+            return []
+        try:
+            return [(items, await self._book_at_once(items))]
+        except (DBAPIError, books.Conflict) as error:
+            if len(items) == 1:
+                await self._bury(items[0].delivery, _first_line(error))
+                return []
+        middle = len(items) // 2
+        return [*await self._book(items[:middle]), *await self._book(items[middle:])]
+
+    async def _book_at_once(self, items: Sequence[_Item]) -> Changes:
+        messages = [item.message for item in items]
+        attempt, pause = 1, _FIRST_PAUSE
+        while True:
+            try:
+                return await books.book(self._db, messages, max_tokens=self._max_tokens, pricing=self._pricing)
+            except DatabaseUnavailable as error:
+                pause = await _wait_for_database(error, pause)
+            except (DBAPIError, books.Conflict) as error:
+                if attempt == _ATTEMPTS or not _worth_another_try(error):
+                    raise
+                attempt += 1
+
+    # What is told
+
+    async def _tell(self, items: Sequence[_Item], changes: Changes) -> None:
+        for position, reason in changes.refused:
+            await self._bury(items[position].delivery, reason)
+        outgoing = [
+            _reply(items[position].delivery, reply)
+            for position, reply in changes.replies.items()
+            if items[position].delivery.reply_to
+        ]
+        news = frame(changes)
+        if news is not None:
+            body = news.model_dump_json().encode()
+            outgoing.append(Outgoing(self._names.events, "feed.usage", body, persistent=False))
+        if outgoing:
+            # Whoever misses a reply asks again.
+            await self._bus.publish(outgoing)
+
+
+def _reply(request: Incoming, reply: HoldReply) -> Outgoing:
+    return Outgoing(
+        exchange="",
+        routing_key=request.reply_to or "",
+        body=reply.model_dump_json().encode(),
+        persistent=False,
+        correlation_id=request.correlation_id or str(reply.call_id),
+    )
+
+
+def _worth_another_try(error: DBAPIError | books.Conflict) -> bool:
+    return isinstance(error, books.Conflict) or _sqlstate(error) in _WORTH_ANOTHER_TRY
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    cause = error.orig.__cause__ if error.orig is not None else None
+    return cause.sqlstate if isinstance(cause, asyncpg.PostgresError) else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+async def _wait_for_database(error: DatabaseUnavailable, pause: float) -> float:
+    log.warning("ledger_waits_for_database", error=str(error))
+    await asyncio.sleep(pause)
+    return min(2 * pause, _LONGEST_PAUSE)

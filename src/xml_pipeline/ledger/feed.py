@@ -1,0 +1,56 @@
+"""What the live feed and the callers are told about a committed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from xml_pipeline.ledger.model import Changes, Crossing
+from xml_pipeline.message_bus.messages import EventFrame
+from xml_pipeline.storage.ledger_rows import Booking
+
+_FULL = 100
+
+
+def frame(changes: Changes) -> EventFrame | None:
+    """One frame with an event for each call that was booked and each threshold that was reached, if any."""
+    events = (*_usage_events(changes), *map(_budget_event, changes.crossings))
+    return EventFrame(events=events) if events else None
+
+
+def _usage_events(changes: Changes) -> Iterator[dict[str, Any]]:
+    for bookings in (changes.booked, changes.corrected):
+        yield from map(_usage_event, bookings.values())
+
+
+def _usage_event(booking: Booking) -> dict[str, Any]:
+    return {
+        "event": "usage",
+        "threadId": str(booking.thread_id),
+        "agentId": booking.agent_id,
+        "model": booking.model,
+        "provider": booking.provider,
+        "kind": booking.kind.value,
+        "promptTokens": booking.prompt_tokens,
+        "completionTokens": booking.completion_tokens,
+        "totalTokens": booking.prompt_tokens + booking.completion_tokens,
+        "latencyMs": float(booking.latency_ms),
+        "cost": float(booking.cost),
+        "timestamp": booking.granted_at.isoformat(),
+    }
+
+
+def _budget_event(crossing: Crossing) -> dict[str, Any]:
+    budget = crossing.budget
+    return {
+        "event": "budget",
+        "threadId": str(budget.thread_id),
+        "threshold": crossing.threshold,
+        "percentUsed": round(100 * budget.spent / budget.max_tokens, 1) if budget.max_tokens else 100.0,
+        "maxTokens": budget.max_tokens,
+        "promptTokens": budget.prompt_tokens,
+        "completionTokens": budget.completion_tokens,
+        "totalTokens": budget.spent,
+        "remaining": max(0, budget.max_tokens - budget.spent),
+        "isExhausted": crossing.threshold >= _FULL,
+    }
