@@ -1,0 +1,224 @@
+"""The REST routes, written once against the view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from xml_pipeline.errors import XmlPipelineError
+from xml_pipeline.server import models
+from xml_pipeline.server.models import AgentState
+from xml_pipeline.server.parameters import (
+    AgentFilter,
+    KeyParameter,
+    Name,
+    PageParameter,
+    ThreadQueryParameter,
+    WaitParameter,
+)
+from xml_pipeline.server.problems import Problem, problem_of, problem_response, problem_responses, validation_problem
+from xml_pipeline.server.refusals import unknown_agent, unknown_thread
+from xml_pipeline.server.state import ServerState
+from xml_pipeline.server.state_view import StateView
+from xml_pipeline.server.view import Inject, OrganismView
+
+PREFIX = "/api/v1"
+
+
+class ProblemRoute(APIRoute):
+    """Answers with problem documents by itself, so that the router works in any app."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with the system's errors as documents."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except Problem as problem:
+                return problem_response(problem)
+            except RequestValidationError as error:
+                return problem_response(validation_problem(error))
+            except XmlPipelineError as error:
+                return problem_response(problem_of(error))
+
+        return handle
+
+
+def create_router(state: ServerState | OrganismView) -> APIRouter:
+    """Every REST route of the contract, `/health` and all under `/api/v1`, for a state or any other view."""
+    view = StateView(state) if isinstance(state, ServerState) else state
+    router = APIRouter(route_class=ProblemRoute, responses=problem_responses(503))
+    _organism_routes(router, view)
+    _agent_routes(router, view)
+    _agent_steering(router, view)
+    _capability_routes(router, view)
+    _thread_routes(router, view)
+    _message_routes(router, view)
+    _usage_routes(router, view)
+    return router
+
+
+def _organism_routes(router: APIRouter, view: OrganismView) -> None:
+    @router.get("/health", tags=["organism"])
+    async def health() -> models.HealthInfo:
+        return await view.health()
+
+    @router.get(f"{PREFIX}/organism", tags=["organism"])
+    async def organism() -> models.OrganismInfo:
+        return await view.organism()
+
+    @router.get(f"{PREFIX}/organism/config", tags=["organism"])
+    async def organism_config() -> models.OrganismConfig:
+        return await view.config()
+
+    @router.post(f"{PREFIX}/organism/stop", tags=["organism"])
+    async def stop() -> models.Success:
+        await view.stop()
+        return models.Success()
+
+    @router.post(f"{PREFIX}/organism/reload", tags=["organism"])
+    async def reload() -> models.ReloadAnswer:
+        return await view.reload()
+
+
+def _agent_routes(router: APIRouter, view: OrganismView) -> None:
+    @router.get(f"{PREFIX}/agents", tags=["agents"])
+    async def agents() -> models.AgentList:
+        listed = await view.agents()
+        return models.AgentList(agents=listed, count=len(listed))
+
+    @router.get(f"{PREFIX}/agents/{{name}}", tags=["agents"], responses=problem_responses(404))
+    async def agent(name: Name) -> models.AgentInfo:
+        return await _found(view, name)
+
+    @router.get(f"{PREFIX}/agents/{{name}}/config", tags=["agents"], responses=problem_responses(404))
+    async def agent_config(name: Name) -> models.AgentConfig:
+        return models.AgentConfig(**(await _found(view, name)).model_dump(include=set(models.AgentConfig.model_fields)))
+
+    @router.get(f"{PREFIX}/agents/{{name}}/schema", tags=["agents"], responses=problem_responses(404))
+    async def agent_schema(name: Name) -> models.SchemaAnswer:
+        capability = await view.capability(name)
+        if capability is None:
+            raise unknown_agent(name)
+        if capability.schema_xsd is None:
+            raise Problem(404, "no-schema", f"{name} has no schema: it takes any payload")
+        return models.SchemaAnswer(schema=capability.schema_xsd)
+
+
+def _agent_steering(router: APIRouter, view: OrganismView) -> None:
+    @router.post(f"{PREFIX}/agents/{{name}}/pause", tags=["agents"], responses=problem_responses(404))
+    async def pause(name: Name) -> models.AgentStateAnswer:
+        if not await view.pause(name):
+            raise unknown_agent(name)
+        return models.AgentStateAnswer(state=AgentState.PAUSED)
+
+    @router.post(f"{PREFIX}/agents/{{name}}/resume", tags=["agents"], responses=problem_responses(404))
+    async def resume(name: Name) -> models.AgentStateAnswer:
+        if not await view.resume(name):
+            raise unknown_agent(name)
+        return models.AgentStateAnswer(state=AgentState.IDLE)
+
+
+async def _found(view: OrganismView, name: str) -> models.AgentInfo:
+    agent = await view.agent(name)
+    if agent is None:
+        raise unknown_agent(name)
+    return agent
+
+
+def _capability_routes(router: APIRouter, view: OrganismView) -> None:
+    @router.get(f"{PREFIX}/capabilities", tags=["capabilities"])
+    async def capabilities() -> models.CapabilityList:
+        listed = await view.capabilities()
+        return models.CapabilityList(capabilities=listed, count=len(listed))
+
+    @router.get(f"{PREFIX}/capabilities/{{name}}", tags=["capabilities"], responses=problem_responses(404))
+    async def capability(name: Name) -> models.CapabilityDetail:
+        found = await view.capability(name)
+        if found is None:
+            raise Problem(404, "unknown-capability", f"unknown capability: {name!r}")
+        return found
+
+
+def _thread_routes(router: APIRouter, view: OrganismView) -> None:
+    async def found(thread_id: str) -> models.ThreadInfo:
+        thread = await view.thread(thread_id)
+        if thread is None:
+            raise unknown_thread(thread_id)
+        return thread
+
+    @router.get(f"{PREFIX}/threads", tags=["threads"], responses=problem_responses(400, 422))
+    async def threads(query: ThreadQueryParameter, page: PageParameter) -> models.ThreadPage:
+        listed, total = await view.threads(query, page)
+        return models.ThreadPage(threads=listed, count=len(listed), total=total, offset=page.offset, limit=page.limit)
+
+    @router.get(f"{PREFIX}/threads/{{thread_id}}", tags=["threads"], responses=problem_responses(404))
+    async def thread(thread_id: Name) -> models.ThreadInfo:
+        return await found(thread_id)
+
+    @router.get(f"{PREFIX}/threads/{{thread_id}}/messages", tags=["threads"], responses=problem_responses(404, 422))
+    async def thread_messages(thread_id: Name, page: PageParameter) -> models.MessagePage:
+        await found(thread_id)
+        listed, total = await view.messages(thread_id, None, page)
+        return models.MessagePage(messages=listed, count=len(listed), total=total, offset=page.offset, limit=page.limit)
+
+    @router.post(f"{PREFIX}/threads/{{thread_id}}/kill", tags=["threads"], responses=problem_responses(404))
+    async def kill(thread_id: Name) -> models.KillAnswer:
+        if not await view.kill(thread_id):
+            raise unknown_thread(thread_id)
+        return models.KillAnswer(thread_id=thread_id)
+
+
+def _message_routes(router: APIRouter, view: OrganismView) -> None:
+    @router.get(f"{PREFIX}/messages", tags=["messages"], responses=problem_responses(422))
+    async def messages(page: PageParameter, agent: AgentFilter = None) -> models.MessagePage:
+        listed, total = await view.messages(None, agent, page)
+        return models.MessagePage(messages=listed, count=len(listed), total=total, offset=page.offset, limit=page.limit)
+
+    @router.post(
+        f"{PREFIX}/inject",
+        tags=["messages"],
+        response_model_exclude_none=True,
+        responses=problem_responses(400, 409, 413, 422),
+    )
+    async def inject(
+        request: models.InjectRequest, response: Response, key: KeyParameter, wait: WaitParameter
+    ) -> models.InjectAnswer:
+        if wait:
+            response.headers["Preference-Applied"] = f"wait={wait:.0f}"
+        return await view.inject(Inject(request.to, request.payload, request.thread_id, key, wait))
+
+
+def _usage_routes(router: APIRouter, view: OrganismView) -> None:
+    @router.get(f"{PREFIX}/usage", tags=["usage"])
+    async def usage() -> models.UsageAnswer:
+        return models.UsageAnswer(usage=await view.usage.overview())
+
+    @router.get(f"{PREFIX}/usage/threads", tags=["usage"])
+    async def budgets() -> models.ThreadBudgets:
+        return await view.usage.budgets()
+
+    @router.get(f"{PREFIX}/usage/threads/{{thread_id}}", tags=["usage"], responses=problem_responses(404))
+    async def budget(thread_id: Name) -> models.ThreadBudget:
+        found = await view.usage.budget(thread_id)
+        if found is None:
+            raise Problem(404, "no-budget", f"thread {thread_id!r} has no budget yet")
+        return found
+
+    @router.get(f"{PREFIX}/usage/agents/{{agent_id}}", tags=["usage"])
+    async def agent_usage(agent_id: Name) -> models.AgentUsage:
+        return await view.usage.agent(agent_id)
+
+    @router.get(f"{PREFIX}/usage/models/{{model:path}}", tags=["usage"])
+    async def model_usage(model: Name) -> models.ModelUsage:
+        return await view.usage.model(model)
+
+    @router.post(f"{PREFIX}/usage/reset", tags=["usage"])
+    async def reset() -> models.Success:
+        await view.usage.reset()
+        return models.Success()

@@ -1,0 +1,150 @@
+"""The commands that WebSocket clients may give, each with its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import structlog
+from pydantic import ValidationError
+
+from xml_pipeline.errors import InvalidPayload, XmlPipelineError
+from xml_pipeline.server import models
+from xml_pipeline.server.feed import Filters, Subscription, dumped
+from xml_pipeline.server.problems import Problem, printable, problem_of
+from xml_pipeline.server.view import Inject, OrganismView, Page, ThreadQuery
+
+log = structlog.get_logger(__name__)
+
+_THREADS_SHOWN = 50
+_MESSAGE_FILTERS = ("agents", "threads", "payload_types")
+_ALL_FILTERS = (*_MESSAGE_FILTERS, "events")
+
+
+class BadCommand(Exception):
+    """A command that cannot be understood; the text goes to the client."""
+
+
+class Obeying(Protocol):
+    """Something that carries out commands."""
+
+    async def obey(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to one command."""
+        ...
+
+
+async def answer(commands: Obeying, text: str) -> Mapping[str, Any]:
+    """The answer to whatever a client sent; an `error` event for what cannot be done."""
+    try:
+        return await commands.obey(_parse(text))
+    except BadCommand as error:
+        return _error(str(error))
+    except Problem as problem:
+        return _error(_with_faults(problem))
+    except XmlPipelineError as error:
+        return _error(_with_faults(problem_of(error)))
+
+
+class AllCommands:
+    """The commands of `/ws`."""
+
+    def __init__(self, view: OrganismView, subscription: Subscription) -> None:
+        self._view = view
+        self._subscription = subscription
+
+    async def greeting(self) -> Mapping[str, Any]:
+        """What there is at the start."""
+        threads, _ = await self._view.threads(ThreadQuery(), Page(_THREADS_SHOWN))
+        return {
+            "event": "connected",
+            "organism": dumped(await self._view.organism()),
+            "agents": [dumped(agent) for agent in await self._view.agents()],
+            "threads": [dumped(thread) for thread in threads],
+        }
+
+    async def obey(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Carry out `subscribe` or `inject`."""
+        match command.get("cmd"):
+            case "subscribe":
+                given = _filters(command, _ALL_FILTERS)
+                self._subscription.filters = _as_filters(given)
+                return {"event": "subscribed", "filters": given}
+            case "inject":
+                return await self._inject(command)
+            case other:
+                raise BadCommand(f"unknown command: {other!r}; there are subscribe and inject")
+
+    async def _inject(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            asked = models.InjectRequest.model_validate(
+                {
+                    "to": command.get("to"),
+                    "payload": command.get("payload"),
+                    "thread_id": command.get("thread_id", command.get("threadId")),
+                }
+            )
+        except ValidationError as error:
+            faults = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise BadCommand("; ".join(faults)) from None
+        accepted = await self._view.inject(Inject(asked.to, asked.payload, asked.thread_id))
+        return {"event": "injected", "thread_id": accepted.thread_id, "message_id": accepted.message_id}
+
+
+class MessageCommands:
+    """The commands of `/ws/messages`."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    async def greeting(self) -> None:
+        """Nothing: the stream is messages only."""
+        return
+
+    async def obey(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Carry out `subscribe`."""
+        if command.get("cmd") != "subscribe":
+            raise BadCommand(f"unknown command: {command.get('cmd')!r}; there is subscribe")
+        asked = command.get("filter")
+        if asked is not None and not isinstance(asked, Mapping):
+            raise BadCommand("filter is not an object")
+        given = _filters(asked or {}, _MESSAGE_FILTERS)
+        self._subscription.filters = _as_filters(given)
+        return {"event": "subscribed", "filter": given}
+
+
+def _parse(text: str) -> Mapping[str, Any]:
+    try:
+        command = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadCommand("the command is not JSON") from None
+    if not isinstance(command, dict):
+        raise BadCommand("the command is not a JSON object")
+    return command
+
+
+def _filters(command: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, list[str]]:
+    """The filters that were given; null is the same as not given."""
+    given: dict[str, list[str]] = {}
+    for key in keys:
+        value = command.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise BadCommand(f"{key} is not a list of strings")
+        given[key] = [printable(item) for item in value]
+    return given
+
+
+def _as_filters(given: Mapping[str, list[str]]) -> Filters:
+    """An empty list narrows nothing."""
+    return Filters(**{key: frozenset(values) for key, values in given.items() if values})
+
+
+def _error(text: str) -> Mapping[str, Any]:
+    return {"event": "error", "error": printable(text)}
+
+
+def _with_faults(problem: Problem) -> str:
+    faults = "; ".join(f"{fault.path}: {fault.message}" for fault in problem.faults)
+    return f"{problem.detail}: {faults}" if faults and problem.code == InvalidPayload.code else str(problem.detail)

@@ -1,0 +1,87 @@
+"""What comes with a request beside its body: paging, times, headers; each read in one place."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query
+
+from xml_pipeline.errors import Fault
+from xml_pipeline.server.models import ThreadStatus
+from xml_pipeline.server.problems import Problem
+from xml_pipeline.server.view import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Page, ThreadQuery
+
+MAX_WAIT_SECONDS = 60.0
+_MAX_KEY = 255
+_WAIT = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;.*)?', re.IGNORECASE)
+_STATUSES = [status.value for status in ThreadStatus]
+
+
+def page(
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="how many")] = DEFAULT_LIMIT,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET, description="how many to leave out first")] = 0,
+) -> Page:
+    """Which part of a list."""
+    return Page(limit, offset)
+
+
+def thread_query(
+    status: Annotated[str | None, Query(json_schema_extra={"enum": list(_STATUSES)})] = None,
+    agent: Annotated[str | None, Query(description="a participant")] = None,
+    since: Annotated[str | None, Query(description="ISO 8601: last activity then or later; UTC if no zone")] = None,
+) -> ThreadQuery:
+    """Which threads."""
+    return ThreadQuery(_status(status), agent, _time(since))
+
+
+def idempotency_key(
+    value: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="the same key again: the same answer, nothing twice")
+    ] = None,
+) -> str | None:
+    """The key, None where there is none or it is empty."""
+    if value is not None and len(value) > _MAX_KEY:
+        text = f"longer than {_MAX_KEY} characters"
+        raise Problem(422, "invalid-input", f"Idempotency-Key: {text}", faults=[Fault("Idempotency-Key", text)])
+    return value or None
+
+
+def wait_seconds(
+    prefer: Annotated[
+        list[str] | None, Header(alias="Prefer", description="wait=N: answer with what comes back, N <= 60 seconds")
+    ] = None,
+) -> float:
+    """How long the caller waits for what comes back; 0 where it did not say or what it said cannot be read."""
+    parts = [part for value in prefer or [] for part in value.split(",")]
+    found = next((match for match in map(_WAIT.fullmatch, parts) if match), None)
+    return min(MAX_WAIT_SECONDS, float(found[1])) if found else 0.0
+
+
+def _status(value: str | None) -> ThreadStatus | None:
+    if value is None:
+        return None
+    if value not in _STATUSES:
+        raise Problem(400, "invalid-status", f"status must be one of {', '.join(_STATUSES)}")
+    return ThreadStatus(value)
+
+
+def _time(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        # A plus that was not escaped in the query arrives as a space.
+        parsed = datetime.fromisoformat(re.sub(r" (\d\d:?\d\d)$", r"+\1", value))
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        fault = Fault("since", "is not an ISO 8601 time")
+        raise Problem(422, "invalid-input", "since is not an ISO 8601 time", faults=[fault]) from None
+
+
+PageParameter = Annotated[Page, Depends(page)]
+ThreadQueryParameter = Annotated[ThreadQuery, Depends(thread_query)]
+KeyParameter = Annotated[str | None, Depends(idempotency_key)]
+WaitParameter = Annotated[float, Depends(wait_seconds)]
+AgentFilter = Annotated[str | None, Query(description="sender or recipient")]
+Name = Annotated[str, Path()]

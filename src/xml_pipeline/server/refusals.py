@@ -1,0 +1,42 @@
+"""The problems that both kinds of view answer with, in one wording."""
+
+from __future__ import annotations
+
+from xml_pipeline.errors import Fault
+from xml_pipeline.server.problems import Problem
+
+
+def unknown_target(name: str) -> Problem:
+    """No listener has that name."""
+    return Problem(400, "unknown-target", f"unknown target: {name!r} is not a listener of this organism")
+
+
+def unknown_agent(name: str) -> Problem:
+    """No listener has that name."""
+    return Problem(404, "unknown-agent", f"unknown agent: {name!r}")
+
+
+def unknown_thread(thread_id: str) -> Problem:
+    """No thread has that id."""
+    return Problem(404, "unknown-thread", f"unknown thread: {thread_id!r}")
+
+
+def thread_killed(thread_id: str) -> Problem:
+    """Nothing more enters a killed thread."""
+    return Problem(409, "thread-killed", f"thread {thread_id} was killed")
+
+
+def key_used_differently() -> Problem:
+    """An Idempotency-Key stands for one request."""
+    text = "this Idempotency-Key was used with another request"
+    return Problem(422, "idempotency-key-reused", text, faults=[Fault("Idempotency-Key", text)])
+
+
+def bad_thread_id() -> Problem:
+    """Thread ids are UUIDs."""
+    return Problem(422, "invalid-input", "threadId is not a UUID", faults=[Fault("threadId", "is not a UUID")])
+
+
+def too_large(limit: int) -> Problem:
+    """A body is bounded; `limit` in bytes."""
+    return Problem(413, "too-large", f"the body is larger than {limit} bytes")

@@ -1,0 +1,151 @@
+"""What the routes ask of an organism: one port, answered from memory or from the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from xml_pipeline.server import models
+from xml_pipeline.server.feed import Hub
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 100
+MAX_OFFSET = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list."""
+
+    limit: int = DEFAULT_LIMIT
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadQuery:
+    """Which threads; None takes all. `since` is the last activity, with a time zone."""
+
+    status: models.ThreadStatus | None = None
+    agent: str | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inject:
+    """One inject as it was asked for; `wait` is how many seconds the caller waits for what comes back."""
+
+    to: str
+    payload: Mapping[str, Any]
+    thread_id: str | None = None
+    key: str | None = None
+    wait: float = 0.0
+
+
+class UsageStore(Protocol):
+    """Who knows what was used."""
+
+    async def overview(self) -> models.UsageOverview:
+        """All sums."""
+        ...
+
+    async def agent(self, agent_id: str) -> models.AgentUsage:
+        """The sums of one agent, zeros for an unknown one."""
+        ...
+
+    async def model(self, model: str) -> models.ModelUsage:
+        """The sums of one model, zeros for an unknown one."""
+        ...
+
+    async def budgets(self) -> models.ThreadBudgets:
+        """Every thread's budget, the highest share used first."""
+        ...
+
+    async def budget(self, thread_id: str) -> models.ThreadBudget | None:
+        """One thread's budget, None where it has none yet."""
+        ...
+
+    async def reset(self) -> None:
+        """All sums are zero afterwards; budgets stay."""
+        ...
+
+
+class OrganismView(Protocol):
+    """An organism to look at and to steer. Unknown names give None; everything may raise Unavailable."""
+
+    @property
+    def hub(self) -> Hub:
+        """The live events."""
+        ...
+
+    @property
+    def usage(self) -> UsageStore:
+        """What was used."""
+        ...
+
+    async def health(self) -> models.HealthInfo:
+        """Answers even when everything behind the gateway is gone."""
+        ...
+
+    async def organism(self) -> models.OrganismInfo:
+        """The organism as a whole."""
+        ...
+
+    async def config(self) -> models.OrganismConfig:
+        """The configuration without secrets."""
+        ...
+
+    async def agents(self) -> list[models.AgentInfo]:
+        """Every listener, whether agent or not."""
+        ...
+
+    async def agent(self, name: str) -> models.AgentInfo | None:
+        """One listener and what it does."""
+        ...
+
+    async def capabilities(self) -> list[models.CapabilityInfo]:
+        """Sorted by name."""
+        ...
+
+    async def capability(self, name: str) -> models.CapabilityDetail | None:
+        """One, with its input contract."""
+        ...
+
+    async def threads(self, query: ThreadQuery, page: Page) -> tuple[list[models.ThreadInfo], int]:
+        """One page, the newest first, and how many there are in all."""
+        ...
+
+    async def thread(self, thread_id: str) -> models.ThreadInfo | None:
+        """One thread."""
+        ...
+
+    async def messages(
+        self, thread_id: str | None, agent: str | None, page: Page
+    ) -> tuple[list[models.MessageInfo], int]:
+        """One page and how many there are in all: a thread's in their order, everybody's with the newest first."""
+        ...
+
+    async def inject(self, inject: Inject) -> models.InjectAnswer:
+        """Accept a message; raises Problem where it cannot be accepted."""
+        ...
+
+    async def pause(self, name: str) -> bool:
+        """Let a listener take no new message; False for an unknown one."""
+        ...
+
+    async def resume(self, name: str) -> bool:
+        """Let it go on; False for an unknown one."""
+        ...
+
+    async def kill(self, thread_id: str) -> bool:
+        """End a thread; False for an unknown one."""
+        ...
+
+    async def reload(self) -> models.ReloadAnswer:
+        """Read the configuration again; what changed, or why nothing did."""
+        ...
+
+    async def stop(self) -> None:
+        """Ask the whole organism to stop."""
+        ...
