@@ -1,0 +1,215 @@
+"""The ledger's transactions on PostgreSQL, from several services at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from tests.integration.ledger_support import PRICING, ask, check_books, handled_message, numbers, used
+from xml_pipeline.ledger import books
+from xml_pipeline.ledger.intake import LedgerMessage
+from xml_pipeline.ledger.model import Changes
+from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest
+from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.organism_state import reset_usage
+from xml_pipeline.storage.usage import by_agent, totals
+
+LIMIT = 1000
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    database = Database.connect(database_url, pool_size=10)
+    yield database
+    await database.close()
+
+
+async def book(db: Database, *messages: LedgerMessage, limit: int = LIMIT) -> Changes:
+    return await books.book(db, messages, max_tokens=limit, pricing=PRICING)
+
+
+async def one_reply(db: Database, request: HoldRequest, limit: int = LIMIT) -> HoldReply:
+    return (await book(db, request, limit=limit)).replies[0]
+
+
+async def end_holds(db: Database) -> None:
+    async with db.begin() as connection:
+        await connection.execute(text("update holds set expires_at = now() - interval '1 second'"))
+
+
+async def test_a_hold_belongs_to_the_thread_and_agent_of_the_message(db: Database) -> None:
+    thread = uuid4()
+    message = await handled_message(db, thread, agent="planner")
+    request = ask(message)
+    reply = await one_reply(db, request)
+    assert (reply.state, reply.remaining) == ("granted", LIMIT - 100)
+    found = await numbers(db, "select thread_id, agent_id, state from holds where call_id = :id", id=request.call_id)
+    assert found == (thread, "planner", "held")
+    await check_books(db)
+
+
+async def test_a_hold_is_denied_for_messages_that_nobody_handles(db: Database) -> None:
+    closed, killed = await handled_message(db), await handled_message(db)
+    async with db.begin() as connection:
+        await connection.execute(text("update messages set state = 'closed' where id = :id"), {"id": closed})
+        await connection.execute(
+            text("update threads set status = 'killed' from messages m where m.thread_id = threads.id and m.id = :id"),
+            {"id": killed},
+        )
+    for message in (closed, killed, uuid4()):
+        assert (await one_reply(db, ask(message))).state == "denied"
+
+
+async def test_fifty_calls_at_once_on_a_budget_for_ten(db: Database) -> None:
+    message = await handled_message(db)
+
+    async def call() -> str:
+        request = ask(message)
+        while (reply := await one_reply(db, request)).state == "wait":
+            pass
+        if reply.state == "granted":
+            await book(db, used(message, request.call_id, prompt=60, completion=40))
+        return reply.state
+
+    states = await asyncio.gather(*(call() for _ in range(50)))
+    assert sorted(states) == ["denied"] * 40 + ["granted"] * 10
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 600, 400)
+    assert await numbers(db, "select count(*) from usage_events") == (10,)
+    await check_books(db)
+
+
+async def test_a_hundred_duplicates_in_any_order_count_once(db: Database) -> None:
+    message = await handled_message(db)
+    requests = [ask(message) for _ in range(3)]
+    await book(db, *requests)
+    copies: list[LedgerMessage] = []
+    copies.extend(used(message, request.call_id) for request in requests * 100)
+    random.Random(1).shuffle(copies)
+    await retried(db, [copies[start : start + 20] for start in range(0, len(copies), 20)])
+    assert await numbers(db, "select count(*) from usage_events") == (3,)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 30, 15)
+    await check_books(db)
+
+
+async def test_an_overdue_hold_is_booked_at_its_size_and_corrected_by_its_event(db: Database) -> None:
+    message = await handled_message(db)
+    request = ask(message)
+    await book(db, request)
+    await end_holds(db)
+    await asyncio.gather(*(books.sweep(db, pricing=PRICING) for _ in range(4)))
+    found = await numbers(db, "select kind, prompt_tokens, completion_tokens from usage_events")
+    assert found == ("expired", 60, 40)
+    await check_books(db)
+    await book(db, used(message, request.call_id))
+    found = await numbers(db, "select kind, prompt_tokens, completion_tokens, cost from usage_events")
+    assert found[:3] == ("measured", 10, 5)
+    assert float(str(found[3])) == 0.000105
+    await check_books(db)
+
+
+async def test_an_overdue_hold_that_is_released_late_leaves_nothing(db: Database) -> None:
+    message = await handled_message(db)
+    request = ask(message)
+    await book(db, request)
+    await end_holds(db)
+    await books.sweep(db, pricing=PRICING)
+    await book(db, HoldRelease(call_id=request.call_id))
+    assert await numbers(db, "select count(*) from usage_events") == (0,)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 0, 0)
+    await check_books(db)
+
+
+async def test_an_event_without_hold_is_booked_where_its_message_says(db: Database) -> None:
+    thread = uuid4()
+    message = await handled_message(db, thread, agent="writer")
+    call = uuid4()
+    await book(db, used(message, call), used(message, call))
+    await book(db, used(message, call))
+    assert await numbers(db, "select thread_id, agent_id, kind from usage_events") == (thread, "writer", "measured")
+    assert (await one_reply(db, ask(message, call=call))).state == "denied"
+    await check_books(db)
+
+
+async def test_a_reset_zeroes_the_sums_and_a_late_event_does_not_undo_it(db: Database) -> None:
+    message = await handled_message(db)
+    early, late = ask(message), ask(message)
+    await book(db, early, late)
+    await book(db, used(message, early.call_id))
+    async with db.begin() as connection:
+        await reset_usage(connection, actor="test")
+        assert (await totals(connection)).total_tokens == 0
+    await book(db, used(message, late.call_id))
+    without_hold = used(message, uuid4(), at=datetime.now(UTC) - timedelta(hours=1))
+    await book(db, without_hold)
+    async with db.begin() as connection:
+        assert (await totals(connection)).total_tokens == 0
+    fresh = ask(message)
+    await book(db, fresh)
+    await book(db, used(message, fresh.call_id))
+    async with db.begin() as connection:
+        assert (await totals(connection)).total_tokens == 15
+        assert (await by_agent(connection))["greeter"].requests == 1
+    assert await numbers(db, "select prompt_tokens + completion_tokens from budgets") == (60,)
+    await check_books(db)
+
+
+async def test_two_booked_at_the_same_time_from_different_threads_count_once(db: Database) -> None:
+    one, other, call = await handled_message(db), await handled_message(db), uuid4()
+    await retried(db, [[used(one, call)], [used(other, call)]] * 5)
+    assert await numbers(db, "select count(*) from usage_events") == (1,)
+    await check_books(db)
+
+
+async def retried(db: Database, batches: Sequence[Sequence[LedgerMessage]]) -> None:
+    """All batches at once, each again after a conflict, as the service does."""
+
+    async def one(batch: Sequence[LedgerMessage]) -> None:
+        while True:
+            try:
+                await book(db, *batch)
+            except books.Conflict:
+                continue
+            return
+
+    await asyncio.gather(*(one(batch) for batch in batches))
+
+
+async def test_random_batches_from_many_services_keep_the_books(db: Database) -> None:
+    chance = random.Random(7)
+    threads = [uuid4() for _ in range(6)]
+    handled = [
+        await handled_message(db, thread, agent, slot)
+        for thread in threads
+        for slot, agent in enumerate(("planner", "writer"))
+    ]
+    calls: list[tuple[UUID, UUID]] = []
+
+    def step() -> LedgerMessage:
+        kind = chance.random()
+        if kind < 0.45 or not calls:
+            request = ask(chance.choice(handled), prompt=chance.randrange(300), completion=chance.randrange(100))
+            calls.append((request.message_id, request.call_id))
+            return request
+        message, call = chance.choice(calls)
+        if kind < 0.85:
+            return used(message, call, prompt=chance.randrange(200), completion=chance.randrange(100))
+        return ask(message, call=call) if kind < 0.9 else HoldRelease(call_id=call)
+
+    async def service() -> None:
+        for _ in range(25):
+            await retried(db, [[step() for _ in range(chance.randrange(1, 20))]])
+            await books.sweep(db, pricing=PRICING)
+
+    async def clock() -> None:
+        for _ in range(20):
+            await end_holds(db)
+            await check_books(db)
+
+    await asyncio.gather(*(service() for _ in range(4)), clock())
+    await check_books(db)
