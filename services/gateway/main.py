@@ -1,0 +1,19 @@
+"""The gateway: REST and WebSocket."""
+
+from __future__ import annotations
+
+from xml_pipeline.runtime import Runtime, require_free_port, run_process
+from xml_pipeline.server.gateway import run_gateway
+
+
+async def main(runtime: Runtime) -> None:
+    """Run a gateway until it is asked to stop."""
+    organism = runtime.load_organism()
+    host, port = runtime.settings.host, runtime.settings.port or organism.port
+    require_free_port(host, port)
+    async with runtime.database() as database, runtime.bus() as bus:
+        await run_gateway(bus, database, organism, stop=runtime.stop, instance=runtime.instance, host=host, port=port)
+
+
+if __name__ == "__main__":
+    run_process("gateway", main)

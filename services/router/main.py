@@ -1,0 +1,17 @@
+"""The router: validates, routes, keeps mailboxes and windows, retries, dead letters."""
+
+from __future__ import annotations
+
+from xml_pipeline.routing.service import run_router
+from xml_pipeline.runtime import Runtime, run_process
+
+
+async def main(runtime: Runtime) -> None:
+    """Run a router until it is asked to stop."""
+    organism = runtime.load_organism()
+    async with runtime.database() as database, runtime.bus() as bus:
+        await run_router(bus, database, organism, stop=runtime.stop, instance=runtime.instance)
+
+
+if __name__ == "__main__":
+    run_process("router", main)

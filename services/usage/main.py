@@ -1,0 +1,17 @@
+"""The usage service: grants holds before LLM calls, books usage after them."""
+
+from __future__ import annotations
+
+from xml_pipeline.ledger.service import run_usage
+from xml_pipeline.runtime import Runtime, run_process
+
+
+async def main(runtime: Runtime) -> None:
+    """Run a usage service until it is asked to stop."""
+    organism = runtime.load_organism()
+    async with runtime.database() as database, runtime.bus() as bus:
+        await run_usage(bus, database, organism, stop=runtime.stop, instance=runtime.instance)
+
+
+if __name__ == "__main__":
+    run_process("usage", main)
