@@ -26,7 +26,7 @@ lock: $(INSTALLED)  ## pin the newest versions that pyproject.toml allows
 	@tools/lock.sh
 
 clean:  ## remove .venv, caches and the data of `make up`
-	@rm -rf .venv .organism .install.log .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .organism .install.log .install.lock .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml
