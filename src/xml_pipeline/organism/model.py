@@ -109,3 +109,4 @@ class Organism:
     prices: tuple[Price, ...] = ()
     text: str = ""
     folder: Path = field(default_factory=Path)
+    file: Path | None = None  # where a reload reads it again
