@@ -103,7 +103,7 @@ def _formula(found: PriceCalculation) -> _Formula | None:
     prompt, completion = table.get("input_mtok"), table.get("output_mtok")
     if prompt is None and completion is None:
         return None
-    if isinstance(prompt, Decimal) and isinstance(completion, Decimal) and table.get("requests_kcount") is None:
+    if isinstance(prompt, Decimal) and isinstance(completion, Decimal):
         return _flat(prompt, completion)
     return _general(found)
 
@@ -112,7 +112,7 @@ def _general(found: PriceCalculation) -> _Formula:
     from genai_prices import Usage
 
     def formula(prompt_tokens: int, completion_tokens: int) -> Decimal:
-        usage = Usage(input_tokens=prompt_tokens, output_tokens=completion_tokens, requests=1)
+        usage = Usage(input_tokens=prompt_tokens, output_tokens=completion_tokens)
         return found.model_price.calc_price(usage)["total_price"]
 
     return formula
