@@ -81,6 +81,17 @@ async def endpoint(db: Database, message: UUID, *steps: Step, seconds: float = 2
         await provider.aclose()
 
 
+def listening() -> tuple[list[CompletionRequest], Provider]:
+    """A provider, and what it was asked."""
+    asked: list[CompletionRequest] = []
+
+    def listen(request: CompletionRequest) -> str:
+        asked.append(request)
+        return ""
+
+    return asked, ScriptedProvider(listen)
+
+
 async def holds(db: Database) -> tuple[object, ...]:
     await check_books(db)
     return await numbers(db, "select coalesce(array_agg(state), '{}') from holds")
@@ -119,8 +130,7 @@ async def test_a_hold_goes_back_only_when_no_work_was_done(
 
 
 async def test_a_call_that_does_not_fit_is_denied_before_it_is_made(db: Database, message: UUID) -> None:
-    asked: list[CompletionRequest] = []
-    provider = ScriptedProvider(lambda request: asked.append(request) or "")
+    asked, provider = listening()
     with handler_context(context(db, message, provider)), pytest.raises(BudgetExhausted, match="5000 are left"):
         await complete("x" * LIMIT)
     assert not asked
@@ -191,8 +201,7 @@ async def test_waiting_ends_with_the_handlers_time(db: Database, message: UUID) 
 
 
 async def test_the_listeners_prompt_is_the_system_message_unless_there_is_one(db: Database, message: UUID) -> None:
-    asked: list[tuple[ChatMessage, ...]] = []
-    provider = ScriptedProvider(lambda request: asked.append(request.messages) or "")
+    asked, provider = listening()
     with handler_context(context(db, message, provider)):
         await complete("a")
         await complete("b", system="Be brief.")
@@ -200,7 +209,7 @@ async def test_the_listeners_prompt_is_the_system_message_unless_there_is_one(db
         with pytest.raises(ValueError, match="needs a prompt"):
             await complete()
     kind, brief, odd = (ChatMessage("system", text) for text in ("Be kind.", "Be brief.", "Be odd."))
-    assert asked == [
+    assert [request.messages for request in asked] == [
         (kind, ChatMessage("user", "a")),
         (brief, ChatMessage("user", "b")),
         (odd, ChatMessage("user", "c")),
