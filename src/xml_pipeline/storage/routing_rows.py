@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from uuid import UUID
 
 
 @dataclass(slots=True)
 class ThreadRow:
+    """A thread and its counters."""
+
     id: UUID
     status: str
     open: int
@@ -39,6 +40,8 @@ class MessageRow:
 
 @dataclass(slots=True)
 class CallRow:
+    """A request and what became of it so far."""
+
     id: UUID
     thread_id: UUID
     caller: str
@@ -52,6 +55,8 @@ class CallRow:
 
 @dataclass(frozen=True, slots=True)
 class InboxRow:
+    """An accepted inject; `body` is its envelope."""
+
     id: UUID
     thread_id: UUID
     to_id: str
@@ -72,7 +77,6 @@ class BatchKeys:
 class Snapshot:
     """All that a batch may touch, read after its threads were locked."""
 
-    now: datetime
     threads: Mapping[UUID, ThreadRow]
     messages: Mapping[UUID, MessageRow] = field(default_factory=dict)
     calls: Mapping[UUID, CallRow] = field(default_factory=dict)
@@ -82,6 +86,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
+    """A message to be inserted; `body` is its payload. With an outcome it is closed from the beginning."""
+
     id: UUID
     thread_id: UUID
     slot: int
@@ -119,6 +125,8 @@ class Postponement:
 
 @dataclass(frozen=True, slots=True)
 class TurnRow:
+    """A turn as it is kept; `counted`: it had an effect."""
+
     id: UUID
     message_id: UUID
     attempt: int
@@ -144,6 +152,8 @@ class DeadLetterRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
+    """An entry of the audit log."""
+
     actor: str
     action: str
     subject: str
@@ -152,10 +162,11 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A (listener, thread) in which a head may have to be promoted."""
+    """A (listener, thread) in which a head may have to be promoted. `exclusive`: one message at a time."""
 
     thread_id: UUID
     to_id: str
+    exclusive: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +190,8 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class ListenerRow:
+    """A listener as it is locked; `window` is the most that may be out."""
+
     name: str
     is_agent: bool
     paused: bool
@@ -187,6 +200,8 @@ class ListenerRow:
 
 @dataclass(frozen=True, slots=True)
 class ReplyRow:
+    """An earlier reply of a call; `body` is its payload."""
+
     from_id: str
     kind: str
     body: bytes
@@ -198,6 +213,7 @@ class Released:
 
     id: UUID
     thread_id: UUID
+    slot: int
     from_id: str
     to_id: str
     kind: str
@@ -209,11 +225,13 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowFill:
-    """What filling windows did. `out_before`: how many were out of each listener before the fill."""
+class Room:
+    """How many more messages of a listener may go out now; `timeout` is the handler's and the margin, in seconds."""
 
-    released: Sequence[Released]
-    out_before: Mapping[str, int]
+    listener: str
+    free: int
+    is_agent: bool
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)

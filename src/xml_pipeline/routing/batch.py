@@ -1,0 +1,147 @@
+"""A batch on its way through the database: again when others came in between, split when one item cannot pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import uuid4
+
+import structlog
+
+from xml_pipeline.errors import DatabaseUnavailable
+from xml_pipeline.failpoints import failpoint
+from xml_pipeline.routing.current import Current
+from xml_pipeline.routing.items import Inject, Item, Junk, TurnReport
+from xml_pipeline.routing.transaction import BatchConflict, Routed, route
+from xml_pipeline.routing.windows import NO_FILL, Fill, fill_windows
+from xml_pipeline.routing.working import Note
+from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.routing_batch import routing_transaction
+from xml_pipeline.storage.routing_rows import Sent
+
+log = structlog.get_logger(__name__)
+
+# Deadlock, serialisation, unique violation, lock not available: somebody else was quicker.
+_AGAIN = frozenset({"40P01", "40001", "23505", "55P03"})
+_MOST_CONFLICTS = 20
+_FIRST_WAIT = 0.1
+_LONGEST_WAIT = 2.0
+
+
+class Batches:
+    """Runs batches of one router to their end, however long the database is gone."""
+
+    def __init__(self, db: Database, current: Current) -> None:
+        self._db = db
+        self._current = current
+        self._sent: list[Sent] = []
+
+    @property
+    def has_unnoted(self) -> bool:
+        """Whether confirms wait to be noted by a later batch."""
+        return bool(self._sent)
+
+    def note_later(self, sent: Sequence[Sent]) -> None:
+        """The broker has confirmed these; the next transaction writes it down."""
+        self._sent.extend(sent)
+
+    async def run(self, items: Sequence[Item]) -> list[Routed]:
+        """Route the items; more than one transaction only where an item had to be set apart.
+
+        Waits for a database that is gone, as long as it takes: cancel to give up.
+        """
+        if not items:
+            return []
+        conflicts = 0
+        while True:
+            try:
+                return [await self._once(items)]
+            except Exception as error:
+                if not _is_conflict(error):
+                    return await self._apart(items, error)
+                conflicts += 1
+                if isinstance(error, BatchConflict) and conflicts > _MOST_CONFLICTS:
+                    return await self._apart(items, error)
+                log.info("batch_again", items=len(items), conflicts=conflicts, reason=_name(error))
+
+    async def note_sent(self) -> None:
+        """Write confirms down now. Raises DatabaseUnavailable."""
+        sent = self._take_sent()
+        try:
+            async with self._db.begin() as connection, routing_transaction(connection) as store:
+                await store.note_sent(sent)
+        except BaseException:
+            self._sent.extend(sent)
+            raise
+
+    async def fill(self) -> Fill:
+        """Fill the windows of all listeners that have something due. Raises DatabaseUnavailable."""
+        async with self._db.begin() as connection, routing_transaction(connection) as store:
+            names = await store.listeners_with_work()
+            return await fill_windows(store, names, self._current.configured.organism) if names else NO_FILL
+
+    async def _once(self, items: Sequence[Item]) -> Routed:
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                return await self._transaction(items)
+            except DatabaseUnavailable as error:
+                log.warning("batch_held", items=len(items), reason=str(error), wait=wait)
+                await asyncio.sleep(wait)
+                wait = min(_LONGEST_WAIT, wait * 2)
+
+    async def _transaction(self, items: Sequence[Item]) -> Routed:
+        now = self._current.configured
+        sent = self._take_sent()
+        try:
+            async with self._db.begin() as connection, routing_transaction(connection) as store:
+                routed = await route(store, items, now.organism, now.check, sent)
+                failpoint("router.before-commit")
+        except BaseException:
+            self._sent.extend(sent)
+            raise
+        failpoint("router.after-commit")
+        _log_notes(routed.decision.notes)
+        return routed
+
+    async def _apart(self, items: Sequence[Item], error: Exception) -> list[Routed]:
+        if len(items) > 1:
+            middle = len(items) // 2
+            log.warning("batch_split", items=len(items), reason=_name(error))
+            return [*await self.run(items[:middle]), *await self.run(items[middle:])]
+        culprit = items[0]
+        log.error("item_refused", item=type(culprit).__name__, reason=_name(error), exc_info=error)
+        junk = _as_junk(culprit, error)
+        return [] if junk is None else await self.run([junk])
+
+    def _take_sent(self) -> list[Sent]:
+        sent, self._sent = self._sent, []
+        return sent
+
+
+def _is_conflict(error: Exception) -> bool:
+    return isinstance(error, BatchConflict) or sqlstate(error) in _AGAIN
+
+
+def sqlstate(error: Exception) -> str | None:
+    """PostgreSQL's code of an error, None for other errors."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None)
+
+
+def _as_junk(item: Item, error: Exception) -> Junk | None:
+    """What to keep of an item that cannot be routed; None for junk itself and for the router's own items."""
+    reason = f"It could not be routed: {_name(error)}"
+    if isinstance(item, TurnReport):
+        return Junk(uuid4(), reason, item.body, "unroutable")
+    if isinstance(item, Inject):
+        return Junk(uuid4(), reason, item.body, "unroutable", item.message_id)
+    return None
+
+
+def _name(error: Exception) -> str:
+    return sqlstate(error) or type(error).__name__
+
+
+def _log_notes(notes: Sequence[Note]) -> None:
+    for note in notes:
+        log.warning(note.event, message=str(note.message_id), detail=note.detail)
