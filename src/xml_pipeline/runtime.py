@@ -16,7 +16,8 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
-from xml_pipeline.errors import InvalidInput, InvalidOrganism, Unavailable, XmlPipelineError
+from xml_pipeline.errors import InvalidInput, Unavailable, XmlPipelineError
+from xml_pipeline.exits import exit_status, explain
 from xml_pipeline.logs import configure_logging
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.settings import Settings
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-EXIT_UNAVAILABLE = 1
-EXIT_INVALID = 2
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -122,18 +121,6 @@ def read_settings() -> Settings:
     except ValidationError as error:
         faults = [f"ORGANISM_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
         raise InvalidInput("; ".join(faults)) from error
-
-
-def explain(error: XmlPipelineError) -> list[str]:
-    """What a person is told: a line for each fault of an organism.yaml, else one line."""
-    if isinstance(error, InvalidOrganism):
-        return [f"{fault.path}: {fault.message}" for fault in error.faults]
-    return [" ".join(str(error).split())]
-
-
-def exit_status(error: XmlPipelineError) -> int:
-    """2 for what the caller got wrong, else 1."""
-    return EXIT_INVALID if isinstance(error, InvalidInput) else EXIT_UNAVAILABLE
 
 
 async def _run(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> None:

@@ -1,0 +1,85 @@
+"""The API of a running organism, as the command line uses it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from xml_pipeline.errors import Unavailable, XmlPipelineError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+_TIMEOUT = 30.0
+# The longest that a gateway waits for an answer; more is waited for by asking again with the same key.
+_LONGEST_WAIT = 60.0
+
+Json = Mapping[str, Any]
+
+
+class ApiRefused(XmlPipelineError):
+    """The organism answered with an error; the message is what it said."""
+
+    code = "api-refused"
+
+    def __init__(self, status: int, lines: list[str]) -> None:
+        self.status = status
+        self.lines = lines
+        super().__init__("; ".join(lines))
+
+
+class Client:
+    """One organism at one URL."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(base_url=f"{self._url}/api/v1", timeout=_TIMEOUT)
+
+    def get(self, path: str, **params: str | int | None) -> Json:
+        """Read something. Raises ApiRefused, and Unavailable where no organism answers."""
+        given = {name: value for name, value in params.items() if value is not None}
+        return self._call("GET", path, params=given)
+
+    def inject(self, to: str, payload: Json, *, thread: str | None, key: str | None, wait: float | None) -> Json:
+        """Send a message to a listener, and wait at most `wait` seconds for what comes back."""
+        body = {"to": to, "payload": payload, **({"threadId": thread} if thread else {})}
+        key = key or str(uuid.uuid4())
+        left = wait or 0.0
+        while True:
+            step = min(left, _LONGEST_WAIT)
+            answer = self._inject_once(body, key, step)
+            left -= step
+            if answer.get("reply") is not None or left <= 0:
+                return answer
+
+    def _inject_once(self, body: Json, key: str, wait: float) -> Json:
+        headers = {"Idempotency-Key": key, **({"Prefer": f"wait={wait:g}"} if wait else {})}
+        return self._call("POST", "/inject", json=body, headers=headers, timeout=_TIMEOUT + wait)
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:  # noqa: ANN401 what httpx takes
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.InvalidURL as error:
+            raise Unavailable(f"{self._url} is no URL: set ORGANISM_URL to one like {DEFAULT_URL}") from error
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"no organism answers at {self._url}: start one with 'organism up', or set ORGANISM_URL"
+            ) from error
+        if response.is_error:
+            raise ApiRefused(response.status_code, _problem(response))
+        try:
+            answer: Json = response.json()
+        except ValueError as error:
+            raise Unavailable(f"what answers at {self._url} is no organism") from error
+        return answer
+
+
+def _problem(response: httpx.Response) -> list[str]:
+    try:
+        problem = response.json()
+        detail = str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        return [f"{response.status_code} {response.reason_phrase}"]
+    faults = problem.get("errors") or []
+    return [detail, *(f"  {fault.get('path')}: {fault.get('message')}" for fault in faults)]
