@@ -129,6 +129,12 @@ def _messages() -> None:
         sa.UniqueConstraint("thread_id", "slot", name="uq_messages_thread_id_slot"),
     )
     op.create_index("ix_messages_answers", "messages", ["answers"], postgresql_where=sa.text("answers is not null"))
+    op.create_index(
+        "ix_messages_busy",
+        "messages",
+        ["thread_id", "to_id"],
+        postgresql_where=sa.text("not mailbox and state in ('ready','out')"),
+    )
     op.create_index("ix_messages_call_id", "messages", ["call_id", "slot"])
     op.create_index("ix_messages_out", "messages", ["to_id"], postgresql_where=sa.text("state = 'out'"))
     op.create_index("ix_messages_ready", "messages", ["to_id", "seq"], postgresql_where=sa.text("state = 'ready'"))
