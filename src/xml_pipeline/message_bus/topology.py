@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 # Out of reach: attempts are counted in PostgreSQL, and -1 drops at the first requeue on RabbitMQ 3.10.
 DELIVERY_LIMIT = 1_000_000
+# A subscriber that does not keep up loses the oldest of what waits in its own queue; nothing grows without bound.
+OWN_QUEUE_MAX_LENGTH = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
+    """Where messages are published, other than straight to a queue."""
+
     name: str
     kind: str  # direct, topic, fanout
     durable: bool = True
@@ -27,6 +31,8 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
+    """What a queue gets of an exchange: the messages under a key, or a topic pattern."""
+
     exchange: str
     queue: str  # "" in `Bus.subscribe`: the subscriber's own queue
     key: str = ""
@@ -34,6 +40,8 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
+    """All that is declared together."""
+
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
@@ -47,25 +55,31 @@ class Names:
 
     @property
     def ingress(self) -> str:
+        """The queue of injects and turns, which routers read."""
         return f"{self.organism}.ingress"
 
     def agent(self, listener: str) -> str:
+        """The queue of one listener's assignments."""
         return f"{self.organism}.agent.{listener}"
 
     @property
     def usage(self) -> str:
+        """The queue of hold requests and usage events, which the ledger reads."""
         return f"{self.organism}.usage"
 
     @property
     def events(self) -> str:
+        """The topic exchange of the live feed and heartbeats."""
         return f"{self.organism}.events"
 
     @property
     def control(self) -> str:
+        """The fanout exchange of hints."""
         return f"{self.organism}.control"
 
     @property
     def dead(self) -> str:
+        """The exchange and the queue of what was rejected."""
         return f"{self.organism}.dead"
 
 
@@ -81,4 +95,13 @@ def organism_topology(organism: str, listeners: Iterable[str]) -> Topology:
         ),
         queues=(*(Queue(name, dead_exchange=names.dead) for name in work), Queue(names.dead)),
         bindings=(Binding(names.dead, names.dead),),
+    )
+
+
+def merge(first: Topology, second: Topology) -> Topology:
+    """Both together, each part once, in the order in which it was first named."""
+    return Topology(
+        exchanges=tuple(dict.fromkeys(first.exchanges + second.exchanges)),
+        queues=tuple(dict.fromkeys(first.queues + second.queues)),
+        bindings=tuple(dict.fromkeys(first.bindings + second.bindings)),
     )
