@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xml_pipeline.errors import XmlPipelineError
+from xml_pipeline.failpoints import failpoint
 from xml_pipeline.ledger.decisions import Pricing, decide, expire
 from xml_pipeline.ledger.intake import LedgerMessage
 from xml_pipeline.ledger.model import Changes, Situation
@@ -34,7 +35,9 @@ async def book(db: Database, messages: Sequence[LedgerMessage], *, max_tokens: i
     """
     async with db.begin() as connection:
         situation = await _situation(connection, messages, max_tokens)
-        return await _write(connection, decide(situation, messages, pricing))
+        changes = await _write(connection, decide(situation, messages, pricing))
+        failpoint("usage.before-commit")
+        return changes
 
 
 async def sweep(db: Database, *, pricing: Pricing) -> Changes:

@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from xml_pipeline.errors import DatabaseUnavailable, InvalidPayload
+from xml_pipeline.failpoints import failpoint
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.feed import frame
 from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
@@ -68,7 +69,9 @@ class Bookkeeper:
     async def _handle(self, deliveries: Sequence[Incoming]) -> None:
         items = await self._parse(deliveries)
         for part, changes in await self._book(items):
+            failpoint("usage.after-commit")
             await self._tell(part, changes)
+        failpoint("usage.before-ack")
 
     async def sweep(self) -> None:
         """Book the holds whose time is over. Raises DatabaseUnavailable."""

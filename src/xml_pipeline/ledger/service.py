@@ -10,6 +10,7 @@ from datetime import datetime
 import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable, InvalidOrganism
+from xml_pipeline.failpoints import arm_failpoints
 from xml_pipeline.ledger.consumer import Bookkeeper
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
@@ -20,34 +21,44 @@ from xml_pipeline.storage import configuration
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger import any_hold_open
 from xml_pipeline.storage.organism_state import database_time, read_state
+from xml_pipeline.storage.schema import require_current_schema
 
 log = structlog.get_logger(__name__)
 
 PREFETCH = 1000
 _INTERVAL = 1.0
-# While the organism stops, calls that are under way are still settled, at most this long, in seconds.
-DRAIN_LIMIT = 10.0
+# Calls that are under way when it is time to stop are still settled, at most this long, in seconds.
+DRAIN_LIMIT = 8.0
 _QUIET = 0.2
 
 
 async def run_usage(bus: Bus, db: Database, organism: Organism, *, stop: asyncio.Event, instance: str) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
-    Raises BrokerUnavailable and DatabaseUnavailable at the start; afterwards it waits for what is gone.
+    Raises DatabaseUnavailable, SchemaOutdated and BrokerUnavailable at the start; afterwards it waits for what is gone.
     """
+    arm_failpoints()
+    await require_current_schema(db)
     await bus.declare(organism_topology(organism.name, organism.listeners))
     async with db.begin() as connection:
         version = (await configuration.publish(connection, organism)).version
         started_at = await database_time(connection)
-    service = _Usage(bus, db, organism, instance, version, started_at)
-    await service.run(stop)
+    service = _Usage(bus, db, organism, instance, version, started_at, stop)
+    await service.run()
 
 
 class _Usage:
     """One instance: four loops, and what they share."""
 
     def __init__(
-        self, bus: Bus, db: Database, organism: Organism, instance: str, version: int, started_at: datetime
+        self,
+        bus: Bus,
+        db: Database,
+        organism: Organism,
+        instance: str,
+        version: int,
+        started_at: datetime,
+        stop: asyncio.Event,
     ) -> None:
         self._bus = bus
         self._db = db
@@ -57,9 +68,9 @@ class _Usage:
         self._started_at = started_at
         self._names = Names(organism.name)
         self._books = Bookkeeper(bus, db, organism)
-        self._organism_stops = asyncio.Event()
+        self._stop = stop
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self) -> None:
         consumer = await self._bus.consume(self._names.usage, prefetch=PREFETCH)
         log.info("usage_started", organism=self._organism.name, instance=self._instance)
         try:
@@ -70,7 +81,7 @@ class _Usage:
                     group.create_task(_each_second(self._sweep)),
                     group.create_task(_each_second(self._watch)),
                 ]
-                await _first_of(stop, self._organism_stops)
+                await self._stop.wait()
                 await self._drain()
                 for loop in loops:
                     loop.cancel()
@@ -85,7 +96,8 @@ class _Usage:
     async def _heartbeat(self) -> None:
         heartbeat = Heartbeat(service="usage", instance=self._instance, config_version=self._version)
         body = heartbeat.model_dump_json().encode()
-        await self._bus.publish([Outgoing(self._names.events, "heartbeat.usage", body, persistent=False)])
+        beat = Outgoing(self._names.events, "heartbeat.usage", body, persistent=False)
+        await self._bus.publish([beat], timeout=_INTERVAL)
 
     async def _sweep(self) -> None:
         await self._books.sweep()
@@ -98,14 +110,14 @@ class _Usage:
             version = await configuration.latest_version(connection)
             latest = await configuration.latest(connection) if version > self._version else None
         if state.stops(self._started_at):
-            self._organism_stops.set()
+            self._stop.set()
         if latest is not None:
-            self._reconfigure(latest)
+            await self._reconfigure(latest)
 
-    def _reconfigure(self, latest: configuration.Configuration) -> None:
+    async def _reconfigure(self, latest: configuration.Configuration) -> None:
         self._version = latest.version
         try:
-            self._organism = parse_organism(latest.text, self._organism.folder)
+            self._organism = await asyncio.to_thread(parse_organism, latest.text, self._organism.folder)
         except InvalidOrganism as error:
             log.warning("configuration_refused", version=latest.version, error=str(error))
             return
@@ -113,7 +125,7 @@ class _Usage:
         log.info("configuration_changed", version=latest.version)
 
     async def _drain(self) -> None:
-        """Go on until what has arrived is booked; when all stop, until no call is under way."""
+        """Go on until what has arrived is booked and no call is under way."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_LIMIT):
                 await self._until_idle()
@@ -127,9 +139,6 @@ class _Usage:
     async def _busy(self) -> bool:
         if self._books.busy or await self._bus.depth(self._names.usage):
             return True
-        return self._organism_stops.is_set() and await self._calls_under_way()
-
-    async def _calls_under_way(self) -> bool:
         try:
             async with self._db.begin() as connection:
                 return await any_hold_open(connection)
@@ -144,12 +153,3 @@ async def _each_second(step: Callable[[], Awaitable[None]]) -> None:
         except DatabaseUnavailable as error:
             log.warning("usage_waits_for_database", error=str(error))
         await asyncio.sleep(_INTERVAL)
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
