@@ -1,0 +1,143 @@
+"""The worker's desk: assignments come in, turns go out, and a delivery is acked when its turn is confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import structlog
+
+from xml_pipeline.envelope.codec import MAX_TURN_BYTES, decode_assignment, encode_turn
+from xml_pipeline.envelope.model import Outcome, Turn
+from xml_pipeline.errors import InvalidXml
+from xml_pipeline.message_bus.port import Consumer, Incoming, Outgoing
+from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.worker.jobs import Delivery, Job, Jobs
+from xml_pipeline.worker.ledger_desk import LedgerDesk
+from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.outbox import Outbox
+from xml_pipeline.worker.pool import Pool, Source
+from xml_pipeline.worker.settings import WorkerSettings
+from xml_pipeline.worker.wire import Done, LedgerAsk
+
+log = structlog.get_logger(__name__)
+
+
+class Desk:
+    """Owns the pool, and is told what comes of it."""
+
+    def __init__(
+        self,
+        names: Names,
+        source: Source,
+        settings: WorkerSettings,
+        outbox: Outbox,
+        ledger: LedgerDesk,
+        on_version: Callable[[int], None],
+    ) -> None:
+        self._ingress = names.ingress
+        self._outbox = outbox
+        self._ledger = ledger
+        self._on_version = on_version
+        self._jobs = Jobs()
+        self._to_ack: list[Delivery] = []
+        self._ack_wanted = asyncio.Event()
+        self._acking: list[Delivery] = []
+        self.pool = Pool(source, settings, self)
+
+    def accept(self, listener: str, consumer: Consumer, incoming: Incoming) -> bool:
+        """Take a delivery; False where it is no assignment."""
+        try:
+            assignment = decode_assignment(incoming.body)
+        except InvalidXml as error:
+            log.warning("assignment_not_understood", listener=listener, error=str(error))
+            return False
+        job = self._jobs.take(listener, assignment, Delivery(listener, consumer, incoming))
+        if job is not None:
+            self._begin(job)
+        self._on_version(assignment.config_version)
+        return True
+
+    def kill(self, thread: UUID) -> None:
+        """Cancel what runs of a thread."""
+        for job in self._jobs.of_thread(thread):
+            self.pool.cancel(job)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all turns are confirmed and acked, and all else is published, too."""
+        return not (len(self._jobs) or self._to_ack or self._acking) and self._outbox.empty
+
+    @property
+    def busy_listeners(self) -> frozenset[str]:
+        """The listeners with deliveries that are not acked."""
+        unacked = (delivery.listener for delivery in (*self._to_ack, *self._acking))
+        return self._jobs.listeners.union(unacked)
+
+    async def run_acks(self) -> None:
+        """Ack in batches, until cancelled."""
+        while True:
+            await self._ack_wanted.wait()
+            self._ack_wanted.clear()
+            self._acking, self._to_ack = self._to_ack, []
+            await _ack(self._acking)
+            self._acking = []
+
+    # Of the pool
+
+    def finished(self, job: Job, done: Done) -> None:
+        """Publish the turn."""
+        job.finished = True
+        self._publish(job, self._turn(job, done))
+
+    def asked(self, member: Member, job: Job | None, ask: LedgerAsk) -> None:
+        """Pass it on."""
+        self._ledger.asked(member, job, ask)
+
+    def left(self, member: Member) -> None:
+        """Pass it on."""
+        self._ledger.left(member)
+
+    def _begin(self, job: Job) -> None:
+        known = self._jobs.turn_of(job)
+        if known is None:
+            self.pool.submit(job)
+        else:
+            job.finished = True
+            self._publish(job, known)
+
+    def _publish(self, job: Job, turn: Outgoing) -> None:
+        self._outbox.post(turn, lambda: self._confirmed(job, turn))
+
+    def _confirmed(self, job: Job, turn: Outgoing) -> None:
+        self._jobs.published(job, turn)
+        self._to_ack.extend(job.deliveries)
+        self._ack_wanted.set()
+
+    def _turn(self, job: Job, done: Done) -> Outgoing:
+        body = encode_turn(_turn_of(job, done))
+        if len(body) > MAX_TURN_BYTES:
+            reason = f"the handler's outputs have {len(body)} bytes; at most {MAX_TURN_BYTES} are allowed"
+            body = encode_turn(_turn_of(job, Done(done.run, Outcome.ERROR, reason=reason)))
+        return Outgoing(exchange="", routing_key=self._ingress, body=body)
+
+
+def _turn_of(job: Job, done: Done) -> Turn:
+    return Turn(
+        id=uuid4(),
+        message_id=job.assignment.message_id,
+        attempt=job.assignment.attempt,
+        outcome=done.outcome,
+        outputs=done.outputs if done.outcome is Outcome.OK else (),
+        reason=done.reason,
+        duration_ms=done.duration_ms,
+    )
+
+
+async def _ack(deliveries: list[Delivery]) -> None:
+    by_consumer: dict[int, list[Delivery]] = {}
+    for delivery in deliveries:
+        by_consumer.setdefault(id(delivery.consumer), []).append(delivery)
+    for group in by_consumer.values():
+        await group[0].consumer.ack([delivery.incoming for delivery in group])

@@ -1,0 +1,91 @@
+"""The worker's side of the ledger: hold requests over the usage queue, usage events that are confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+from pydantic import ValidationError
+
+from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent
+from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
+from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.worker.outbox import Outbox
+
+log = structlog.get_logger(__name__)
+
+_FIRST_WAIT = 0.5
+_LONGEST_WAIT = 2.0
+_MOST_REPLIES = 500
+
+
+class LedgerClient:
+    """Asks the usage service; one for a worker."""
+
+    def __init__(self, bus: Bus, names: Names, outbox: Outbox) -> None:
+        self._bus = bus
+        self._queue = names.usage
+        self._outbox = outbox
+        self._replies: Consumer | None = None
+        self._waiting: dict[UUID, asyncio.Future[HoldReply]] = {}
+
+    async def run(self) -> None:
+        """Receive replies, until cancelled."""
+        self._replies = await self._bus.subscribe([])
+        while True:
+            for delivery in await self._replies.batch(_MOST_REPLIES):
+                self._receive(delivery)
+
+    async def close(self) -> None:
+        """Stop receiving."""
+        if self._replies is not None:
+            await self._replies.close()
+
+    async def hold(self, request: HoldRequest) -> HoldReply:
+        """What the ledger answers. Replies get lost, and granting is idempotent: so ask again until cancelled."""
+        answer: asyncio.Future[HoldReply] = asyncio.get_running_loop().create_future()
+        self._waiting[request.call_id] = answer
+        wait = _FIRST_WAIT
+        try:
+            while not answer.done():
+                self._ask(request)
+                await asyncio.wait((answer,), timeout=wait)
+                wait = min(wait * 2, _LONGEST_WAIT)
+            return answer.result()
+        finally:
+            if self._waiting.get(request.call_id) is answer:
+                del self._waiting[request.call_id]
+
+    def settle(self, event: UsageEvent, confirmed: Callable[[], None]) -> None:
+        """Publish until the broker has it, then call `confirmed`."""
+        self._outbox.post(self._letter(event), confirmed)
+
+    def release(self, call_id: UUID, confirmed: Callable[[], None]) -> None:
+        """Give a hold back, that was granted or may yet be."""
+        self._outbox.post(self._letter(HoldRelease(call_id=call_id)), confirmed)
+
+    def _ask(self, request: HoldRequest) -> None:
+        if self._replies is not None:
+            self._outbox.post_once(self._letter(request, reply_to=self._replies.reply_address))
+
+    def _letter(self, message: HoldRequest | UsageEvent | HoldRelease, reply_to: str | None = None) -> Outgoing:
+        return Outgoing(
+            exchange="",
+            routing_key=self._queue,
+            body=message.model_dump_json().encode(),
+            persistent=reply_to is None,
+            correlation_id=str(message.call_id),
+            reply_to=reply_to,
+        )
+
+    def _receive(self, delivery: Incoming) -> None:
+        try:
+            reply = HoldReply.model_validate_json(delivery.body)
+        except ValidationError:
+            log.warning("ledger_reply_not_understood", size=len(delivery.body))
+            return
+        answer = self._waiting.get(reply.call_id)
+        if answer is not None and not answer.done():
+            answer.set_result(reply)

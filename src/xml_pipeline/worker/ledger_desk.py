@@ -1,0 +1,108 @@
+"""Takes what children ask of the ledger, and lets none speak for a message that it does not run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+from pydantic import ValidationError
+
+from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent, ledger_message
+from xml_pipeline.worker.jobs import Job
+from xml_pipeline.worker.ledger_client import LedgerClient
+from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.wire import LedgerAnswer, LedgerAsk
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The LLM calls of one child: those that wait for a hold, and the granted ones with what was granted."""
+
+    asking: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
+    granted: dict[UUID, tuple[HoldRequest, HoldReply]] = field(default_factory=dict)
+
+
+class LedgerDesk:
+    """One for a worker. The message of a call is the one that the child's run handles, whatever the child says."""
+
+    def __init__(self, client: LedgerClient) -> None:
+        self._client = client
+        self._calls: dict[Member, _Calls] = {}
+
+    def asked(self, member: Member, job: Job | None, ask: LedgerAsk) -> None:
+        """A child asks. Each ask gets an answer, unless the child is gone by then."""
+        calls = self._calls.setdefault(member, _Calls())
+        try:
+            message = ledger_message.validate_json(ask.body)
+        except ValidationError:
+            _answer(member, ask, error="not a ledger message")
+            return
+        match message:
+            case HoldRequest():
+                self._hold(member, calls, job, ask, message)
+            case UsageEvent():
+                self._settle(member, calls, ask, message)
+            case HoldRelease():
+                self._release(member, calls, ask, message)
+
+    def left(self, member: Member) -> None:
+        """A child is gone: what it was still asking for is given back; what was granted may have been used."""
+        calls = self._calls.pop(member, _Calls())
+        for call_id, task in calls.asking.items():
+            task.cancel()
+            self._client.release(call_id, _nothing)
+
+    def _hold(self, member: Member, calls: _Calls, job: Job | None, ask: LedgerAsk, request: HoldRequest) -> None:
+        if job is None:
+            _answer(member, ask, error="the handler has ended")
+        elif request.call_id in calls.asking:
+            _answer(member, ask, error="this call is being asked for")
+        else:
+            bound = request.model_copy(update={"message_id": job.assignment.message_id})
+            task = asyncio.get_running_loop().create_task(self._ask(member, calls, ask, bound))
+            calls.asking[request.call_id] = task
+
+    async def _ask(self, member: Member, calls: _Calls, ask: LedgerAsk, request: HoldRequest) -> None:
+        reply = await self._client.hold(request)
+        calls.asking.pop(request.call_id, None)
+        if reply.state == "granted":
+            calls.granted[request.call_id] = (request, reply)
+        _answer(member, ask, body=reply.model_dump_json().encode())
+
+    def _settle(self, member: Member, calls: _Calls, ask: LedgerAsk, event: UsageEvent) -> None:
+        granted = calls.granted.pop(event.call_id, None)
+        if granted is None:
+            _answer(member, ask, error="no hold was granted for this call")
+            return
+        request, reply = granted
+        true = event.model_copy(update={"message_id": request.message_id, "granted_at": reply.granted_at})
+        self._client.settle(true, _answering(member, ask))
+
+    def _release(self, member: Member, calls: _Calls, ask: LedgerAsk, release: HoldRelease) -> None:
+        asking = calls.asking.pop(release.call_id, None)
+        granted = calls.granted.pop(release.call_id, None)
+        if asking is not None:
+            asking.cancel()
+        if asking is None and granted is None:
+            _answer(member, ask)
+            return
+        self._client.release(release.call_id, _answering(member, ask))
+
+
+def _answer(member: Member, ask: LedgerAsk, *, body: bytes = b"", error: str | None = None) -> None:
+    if error is not None:
+        log.warning("ledger_ask_refused", pid=member.process.pid, reason=error)
+    member.process.send(LedgerAnswer(ask.ask, body, error))
+
+
+def _answering(member: Member, ask: LedgerAsk) -> Callable[[], None]:
+    return lambda: _answer(member, ask)
+
+
+def _nothing() -> None:
+    return None

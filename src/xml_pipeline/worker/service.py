@@ -1,0 +1,224 @@
+"""The agent-worker: serves listeners until it is asked to stop. No handler's code runs in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+
+import structlog
+from pydantic import ValidationError
+
+from xml_pipeline.errors import BrokerUnavailable
+from xml_pipeline.message_bus.messages import ControlHint, Heartbeat
+from xml_pipeline.message_bus.port import Bus, Outgoing
+from xml_pipeline.message_bus.topology import Binding, Names, Topology, organism_topology
+from xml_pipeline.organism.model import Organism
+from xml_pipeline.worker.desk import Desk
+from xml_pipeline.worker.intake import Intake
+from xml_pipeline.worker.ledger_client import LedgerClient
+from xml_pipeline.worker.ledger_desk import LedgerDesk
+from xml_pipeline.worker.outbox import Outbox
+from xml_pipeline.worker.pool import ChildFailed, Source
+from xml_pipeline.worker.settings import WorkerSettings
+from xml_pipeline.worker.wire import Ready
+
+log = structlog.get_logger(__name__)
+
+_HEARTBEAT = 1.0
+_LOOK_WHILE_DRAINING = 0.05
+_MOST_HINTS = 100
+
+
+async def run_worker(
+    bus: Bus,
+    organism: Organism,
+    *,
+    stop: asyncio.Event,
+    instance: str,
+    processes: int | None = None,
+    settings: WorkerSettings | None = None,
+) -> None:
+    """Run handlers of `organism` until `stop` is set or a stop hint comes; then finish what runs.
+
+    Raises BrokerUnavailable and ChildFailed at the start; later it survives the loss of either.
+    """
+    chosen = settings or WorkerSettings.from_environment(processes=processes)
+    await Worker(bus, organism, chosen, instance).run(stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reload:
+    version: int
+    text: str | None
+
+
+class Worker:
+    """The parts of one agent-worker, and its life."""
+
+    def __init__(self, bus: Bus, organism: Organism, settings: WorkerSettings, instance: str) -> None:
+        self._bus = bus
+        self._names = Names(organism.name)
+        self._organism = organism
+        self._settings = settings
+        self._instance = instance
+        self._listeners: tuple[str, ...] = tuple(organism.listeners)
+        self._concurrency = organism.max_concurrent_handlers
+        self._version = 0
+        self._reloads: asyncio.Queue[_Reload] = asyncio.Queue()
+        self._stop = asyncio.Event()
+        self._outbox = Outbox(bus, self._topology)
+        self._ledger = LedgerClient(bus, self._names, self._outbox)
+        source = Source(organism.text, str(organism.folder))
+        self._desk = Desk(self._names, source, settings, self._outbox, LedgerDesk(self._ledger), self._saw_version)
+        self._intake = Intake(bus, self._names, self._desk.accept)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, serve, drain."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._bus.declare(self._topology())
+            tasks = [asyncio.create_task(part) for part in (self._desk.pool.run(), self._outbox.run())]
+            self._adopt(await self._desk.pool.start())
+            tasks += [asyncio.create_task(part) for part in self._parts()]
+            await self._intake.serve(self._served, self._concurrency)
+            log.info("worker_ready", instance=self._instance, listeners=self._served)
+            await self._until_stopped(stop, tasks)
+            await self._drain()
+        finally:
+            await self._end(tasks)
+
+    def _parts(self) -> Sequence[Coroutine[object, object, None]]:
+        return (
+            self._ledger.run(),
+            self._desk.run_acks(),
+            self._heartbeats(),
+            self._hints(),
+            self._reload_loop(),
+        )
+
+    async def _until_stopped(self, stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Raises what a part died of: a worker with a dead part must not look alive."""
+        asked = [asyncio.create_task(event.wait()) for event in (stop, self._stop)]
+        done, _ = await asyncio.wait((*asked, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        for task in asked:
+            task.cancel()
+        for part in done.intersection(tasks):
+            part.result()
+
+    async def _drain(self) -> None:
+        """Finish what runs, as long as the grace time allows; the broker gives the rest to others."""
+        log.info("worker_stopping", instance=self._instance)
+        self._intake.stop()
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + self._settings.grace
+        while loop.time() < limit:
+            await self._intake.release(keep=self._desk.busy_listeners)
+            if self._desk.idle:
+                return
+            await asyncio.sleep(_LOOK_WHILE_DRAINING)
+        log.warning("worker_gave_back", instance=self._instance, listeners=sorted(self._desk.busy_listeners))
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._desk.pool.close()
+        await self._intake.release(keep=())
+        await self._ledger.close()
+
+    # What it serves
+
+    @property
+    def _served(self) -> tuple[str, ...]:
+        wanted = self._settings.listeners
+        return tuple(name for name in self._listeners if wanted is None or name in wanted)
+
+    def _topology(self) -> Topology:
+        return organism_topology(self._names.organism, self._listeners)
+
+    def _adopt(self, ready: Ready) -> None:
+        self._listeners = ready.listeners
+        self._concurrency = ready.concurrency
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await self._bus.publish([self._heartbeat()], timeout=_HEARTBEAT)
+            await asyncio.sleep(_HEARTBEAT)
+
+    def _heartbeat(self) -> Outgoing:
+        beat = Heartbeat(
+            service="agent-worker",
+            instance=self._instance,
+            listeners=self._intake.healthy if self._desk.pool.ready else (),
+            capacity=self._concurrency,
+            config_version=self._version,
+        )
+        return Outgoing(
+            exchange=self._names.events,
+            routing_key="heartbeat.agent-worker",
+            body=beat.model_dump_json().encode(),
+            persistent=False,
+        )
+
+    # What it is told
+
+    async def _hints(self) -> None:
+        consumer = await self._bus.subscribe([Binding(self._names.control, "")])
+        try:
+            while True:
+                for delivery in await consumer.batch(_MOST_HINTS):
+                    self._hint(delivery.body)
+        finally:
+            await consumer.close()
+
+    def _hint(self, body: bytes) -> None:
+        try:
+            hint = ControlHint.model_validate_json(body)
+        except ValidationError:
+            log.warning("hint_not_understood", size=len(body))
+            return
+        if hint.kind == "stop":
+            self._stop.set()
+        elif hint.kind == "kill" and hint.thread_id is not None:
+            self._desk.kill(hint.thread_id)
+        elif hint.kind == "reload":
+            self._reloads.put_nowait(_Reload(hint.config_version or self._version + 1, hint.text))
+
+    def _saw_version(self, version: int) -> None:
+        """An assignment's version. The first one is that of the file we started with, as far as anyone knows."""
+        if self._version == 0:
+            self._version = version
+        elif version > self._version:
+            self._reloads.put_nowait(_Reload(version, None))
+
+    async def _reload_loop(self) -> None:
+        while True:
+            reload = await self._reloads.get()
+            if reload.version > self._version:
+                self._version = reload.version
+                await self._reload(reload)
+
+    async def _reload(self, reload: _Reload) -> None:
+        try:
+            text = await asyncio.to_thread(self._read_file) if reload.text is None else reload.text
+            self._adopt(await self._desk.pool.replace(Source(text, str(self._organism.folder))))
+        except (OSError, UnicodeDecodeError, ChildFailed) as error:
+            log.warning("reload_failed", version=reload.version, error=str(error))
+            return
+        log.info("reloaded", version=reload.version, listeners=self._listeners)
+        await self._serve_anew()
+
+    def _read_file(self) -> str:
+        return (self._settings.file or self._organism.folder / "organism.yaml").read_text(encoding="utf-8")
+
+    async def _serve_anew(self) -> None:
+        while True:
+            try:
+                await self._bus.declare(self._topology())
+                await self._intake.serve(self._served, self._concurrency)
+            except BrokerUnavailable as error:
+                log.warning("broker_gone_at_reload", error=str(error))
+                await asyncio.sleep(1.0)
+            else:
+                return

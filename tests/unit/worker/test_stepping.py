@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from xml_pipeline.worker.marker import Marker, make_marker_file
+from xml_pipeline.worker.stepping import HandlerExit, RunScope, Stepper
+
+
+@pytest.fixture
+def marker() -> Iterator[Marker]:
+    descriptor = make_marker_file()
+    marker = Marker(descriptor)
+    os.close(descriptor)
+    yield marker
+    marker.close()
+
+
+@pytest.fixture
+async def stepper(marker: Marker) -> AsyncIterator[Stepper]:
+    loop = asyncio.get_running_loop()
+    stepper = Stepper(marker)
+    stepper.install(loop)
+    yield stepper
+    loop.set_task_factory(None)
+
+
+async def test_every_step_is_marked_as_its_run(marker: Marker, stepper: Stepper) -> None:
+    seen: list[int] = []
+
+    async def handler() -> None:
+        for _ in range(3):
+            seen.append(marker.step[0])
+            await asyncio.sleep(0)
+
+    runs = [stepper.start(RunScope(run), handler()) for run in (7, 8)]
+    await asyncio.gather(*runs)
+    assert sorted(seen) == [7, 7, 7, 8, 8, 8]
+    assert marker.step[0] == 0
+
+
+async def test_tasks_of_a_handler_are_marked(marker: Marker, stepper: Stepper) -> None:
+    async def part() -> int:
+        await asyncio.sleep(0)
+        return marker.step[0]
+
+    async def handler() -> list[int]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(part()) for _ in range(2)]
+        return [task.result() for task in tasks] + list(await asyncio.gather(part(), part()))
+
+    assert await stepper.start(RunScope(5), handler()) == [5, 5, 5, 5]
+
+
+async def test_threads_are_marked(marker: Marker, stepper: Stepper) -> None:
+    seen = await stepper.start(RunScope(3), stepper.in_thread(3, lambda: marker.threads))
+    assert seen == frozenset({3})
+    assert marker.threads == frozenset()
+
+
+async def test_an_exit_is_an_error_of_the_handler(stepper: Stepper) -> None:
+    async def handler() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(HandlerExit):
+        await stepper.start(RunScope(1), handler())
+
+
+async def test_an_exit_in_a_thread_is_an_error_of_the_handler(stepper: Stepper) -> None:
+    def handler() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(HandlerExit):
+        await stepper.start(RunScope(1), stepper.in_thread(1, handler))
+
+
+async def test_what_a_handler_left_behind_is_cancelled(stepper: Stepper) -> None:
+    left: list[asyncio.Task[bool]] = []
+
+    async def handler() -> None:
+        left.append(asyncio.create_task(asyncio.Event().wait()))
+
+    scope = RunScope(1)
+    await stepper.start(scope, handler())
+    scope.cancel_leftovers()
+    with pytest.raises(asyncio.CancelledError):
+        await left[0]
+
+
+async def test_a_thread_that_goes_on_is_known(stepper: Stepper) -> None:
+    task = stepper.start(RunScope(1), stepper.in_thread(1, lambda: time.sleep(0.3)))
+    while not stepper.still_in_thread(1):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stepper.still_in_thread(1)
