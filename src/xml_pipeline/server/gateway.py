@@ -1,0 +1,160 @@
+"""The gateway: REST and WebSocket in front of an organism of services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from xml_pipeline.errors import DatabaseUnavailable
+from xml_pipeline.message_bus.messages import Heartbeat
+from xml_pipeline.message_bus.port import Bus, Outgoing
+from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.organism.model import Organism
+from xml_pipeline.server.app import create_app
+from xml_pipeline.server.configured import Configured, Current
+from xml_pipeline.server.feed import Hub
+from xml_pipeline.server.http_server import HttpServer, bind
+from xml_pipeline.server.live_feed import LiveFeed
+from xml_pipeline.server.live_view import LiveView
+from xml_pipeline.server.outbox import Outbox
+from xml_pipeline.storage import configuration
+from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.organism_state import database_time, read_state
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL = 1.0
+_FLUSH_LIMIT = 5.0
+
+
+async def run_gateway(
+    bus: Bus,
+    db: Database,
+    organism: Organism,
+    *,
+    stop: asyncio.Event,
+    instance: str,
+    host: str,
+    port: int,
+    on_listening: Callable[[int], None] | None = None,
+) -> None:
+    """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
+
+    Port 0 takes a free one; `on_listening` is told the port once requests are taken. Raises Unavailable at the start,
+    BrokerUnavailable and DatabaseUnavailable among them; afterwards it answers as well as what is left allows.
+    """
+    await bus.declare(organism_topology(organism.name, organism.listeners))
+    gateway = await _prepare(bus, db, organism, instance)
+    listening = bind(host, port)
+    bound: int = listening.getsockname()[1]
+    limit = organism.limits.max_envelope_bytes
+    server = HttpServer(create_app(view=gateway.view, max_body_bytes=limit), listening, max_message_bytes=limit)
+
+    def started() -> None:
+        log.info("gateway.listening", organism=organism.name, instance=instance, host=host, port=bound)
+        if on_listening is not None:
+            on_listening(bound)
+
+    await gateway.run(server, stop, started)
+    log.info("gateway.stopped", organism=organism.name, instance=instance)
+
+
+async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str) -> _Gateway:
+    async with db.begin() as connection:
+        published = await configuration.publish(connection, organism)
+        started_at = await database_time(connection)
+    current = Current(await asyncio.to_thread(Configured.of, organism, published.version))
+    names = Names(organism.name)
+    hub, outbox, poke = Hub(), Outbox(bus, names), asyncio.Event()
+    feed = LiveFeed(names, current, hub, poke.set)
+    await feed.open(bus)
+    view = LiveView(bus, db, current, feed, hub, outbox, started_at)
+    return _Gateway(bus, db, view, feed, outbox, poke, started_at, instance)
+
+
+@dataclass
+class _Gateway:
+    """One instance: its parts, and the loops that keep them going."""
+
+    bus: Bus
+    db: Database
+    view: LiveView
+    feed: LiveFeed
+    outbox: Outbox
+    poke: asyncio.Event
+    started_at: datetime
+    instance: str
+
+    def __post_init__(self) -> None:
+        self._organism_stops = asyncio.Event()
+
+    async def run(self, server: HttpServer, stop: asyncio.Event, started: Callable[[], None]) -> None:
+        """Serve until one of the two asks to stop; requests under way are answered, what they accepted is published."""
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve())
+            loops = [
+                group.create_task(loop)
+                for loop in (
+                    self.view.injector.run(),
+                    self.outbox.run(),
+                    self.feed.run(),
+                    _each_second(self._heartbeat),
+                    _each_second(self._watch, self.poke),
+                )
+            ]
+            await server.wait_started()
+            started()
+            await _first_of(stop.wait(), self._organism_stops.wait(), asyncio.shield(serving))
+            server.stop()
+            await serving
+            await self._end(loops)
+
+    async def _end(self, loops: list[asyncio.Task[None]]) -> None:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.wait(loops)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_LIMIT):
+                await self.outbox.flush()
+        await self.feed.close()
+
+    async def _heartbeat(self) -> None:
+        current = self.view.current
+        heartbeat = Heartbeat(service="gateway", instance=self.instance, config_version=current.value.version)
+        body = heartbeat.model_dump_json().encode()
+        self.outbox.add([Outgoing(Names(current.organism.name).events, "heartbeat.gateway", body, persistent=False)])
+
+    async def _watch(self) -> None:
+        async with self.db.begin() as connection:
+            state = await read_state(connection)
+        if state.stops(self.started_at):
+            self._organism_stops.set()
+        await self.view.reloader.follow()
+
+
+async def _each_second(step: Callable[[], Awaitable[None]], poke: asyncio.Event | None = None) -> None:
+    """Every second, and at once when poked."""
+    poke = poke or asyncio.Event()
+    while True:
+        poke.clear()
+        try:
+            await step()
+        except DatabaseUnavailable as error:
+            log.warning("gateway.waits_for_database", error=str(error))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_INTERVAL):
+                await poke.wait()
+
+
+async def _first_of(*waits: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

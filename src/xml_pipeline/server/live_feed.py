@@ -1,0 +1,146 @@
+"""The live feed as it comes from the bus: to the clients, to who waits for a reply, to the presence of services."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from xml_pipeline.envelope.model import API
+from xml_pipeline.message_bus.messages import Heartbeat
+from xml_pipeline.message_bus.port import Bus, Consumer, Incoming
+from xml_pipeline.message_bus.topology import Binding, Names
+from xml_pipeline.server import feed
+from xml_pipeline.server.configured import Current
+from xml_pipeline.server.models import AgentState, MessageInfo
+from xml_pipeline.server.presence import Presence
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 500
+_IDS_KEPT = 50_000
+
+
+class LiveFeed:
+    """One subscription of a gateway: events, heartbeats, control hints. What gets lost is lost to onlookers only."""
+
+    def __init__(self, names: Names, current: Current, hub: feed.Hub, on_hint: Callable[[], None]) -> None:
+        self._names = names
+        self._current = current
+        self._hub = hub
+        self._on_hint = on_hint
+        self._consumer: Consumer | None = None
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._waiting: dict[str, asyncio.Future[MessageInfo]] = {}
+        self.presence = Presence()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the broker delivers the feed now."""
+        return self._consumer is not None and self._consumer.healthy
+
+    async def open(self, bus: Bus) -> None:
+        """Subscribe; raises BrokerUnavailable."""
+        bindings = [
+            Binding(self._names.events, "", "feed.*"),
+            Binding(self._names.events, "", "heartbeat.*"),
+            Binding(self._names.control, ""),
+        ]
+        self._consumer = await bus.subscribe(bindings)
+
+    async def run(self) -> None:
+        """Take what comes, until cancelled."""
+        while self._consumer is not None:
+            for delivery in await self._consumer.batch(_BATCH):
+                self._take(delivery)
+                await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Subscribe no longer."""
+        if self._consumer is not None:
+            await self._consumer.close()
+
+    @contextmanager
+    def waiting_for_reply(self, message_id: str) -> Iterator[asyncio.Future[MessageInfo]]:
+        """A future for what comes back to the outside caller for that inject, as far as the feed tells."""
+        future = self._waiting.setdefault(message_id, asyncio.get_running_loop().create_future())
+        try:
+            yield future
+        finally:
+            self._waiting.pop(message_id, None)
+
+    def _take(self, delivery: Incoming) -> None:
+        try:
+            if delivery.exchange == self._names.control:
+                self._on_hint()
+            elif delivery.routing_key.startswith("heartbeat."):
+                self.presence.note(Heartbeat.model_validate_json(delivery.body), time.monotonic())
+            else:
+                for event in json.loads(delivery.body)["events"]:
+                    self._event(event)
+        except (ValueError, ValidationError, KeyError, TypeError) as error:
+            log.warning("feed.not_understood", routing_key=delivery.routing_key, error=type(error).__name__)
+
+    def _event(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "message":
+            self._message(event)
+        elif self._hub.watched:
+            self._hub.publish(_as_event(event))
+
+    def _message(self, event: Mapping[str, Any]) -> None:
+        """A batch that a router published twice is one batch to the clients."""
+        if event["id"] in self._seen:
+            return
+        self._seen[event["id"]] = None
+        if len(self._seen) > _IDS_KEPT:
+            self._seen.popitem(last=False)
+        waiting = self._waiting.get(event.get("answers") or "") if event["to"] == API else None
+        if waiting is None and not self._hub.watched:
+            return
+        message = self._info(event)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
+        self._hub.publish(feed.message_event(message))
+
+    def _info(self, event: Mapping[str, Any]) -> MessageInfo:
+        tag = event["payloadType"]
+        return MessageInfo(
+            id=event["id"],
+            thread_id=event["threadId"],
+            from_id=event["from"],
+            to_id=event["to"],
+            payload_type=tag,
+            payload=self._current.value.payload_json(tag, event["payloadXml"].encode()),
+            timestamp=event["timestamp"],
+            slot_index=event["slotIndex"],
+        )
+
+
+def _as_event(event: Mapping[str, Any]) -> feed.Event:
+    match event["event"]:
+        case "agent_state":
+            return feed.agent_event(event["agent"], AgentState(event["state"]), event.get("currentThread"))
+        case "thread_updated":
+            return feed.thread_updated_event(
+                event["threadId"], event["status"], event["messageCount"], event.get("participants") or ()
+            )
+        case "thread_created":
+            thread = event["thread"]
+            agents, threads = frozenset(thread["participants"]), frozenset((thread["id"],))
+            return feed.Event("thread_created", {"event": "thread_created", "thread": thread}, agents, threads)
+        case "error":
+            return feed.error_event(event["threadId"], event["agent"], event["error"], event["timestamp"])
+        case name:
+            return _usage_event(name, event)
+
+
+def _usage_event(name: str, event: Mapping[str, Any]) -> feed.Event:
+    agent, thread = event.get("agentId"), event.get("threadId")
+    return feed.Event(name, dict(event), frozenset((agent,) if agent else ()), frozenset((thread,) if thread else ()))
