@@ -4,6 +4,7 @@ XmlPipelineError
  +-- InvalidInput            what came from outside is wrong; the message says where and what to do
  |    +-- InvalidXml         bytes that are no acceptable XML document
  |    +-- InvalidPayload     a document or object that its schema refuses, with one fault per place
+ |    +-- UnsupportedPayload a class whose fields XML cannot carry, with one fault per field
  |    +-- InvalidOrganism    an organism.yaml with faults, each with its line
  +-- Refused                 what was asked is known and not allowed now
  +-- NotFound                what was named does not exist
@@ -50,6 +51,16 @@ class InvalidPayload(InvalidInput):
     """A document or object that its schema refuses."""
 
     code = "invalid-payload"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{fault.path}: {fault.message}" for fault in self.faults))
+
+
+class UnsupportedPayload(InvalidInput):
+    """A class that cannot be a payload."""
+
+    code = "unsupported-payload"
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)

@@ -19,13 +19,14 @@ from xml_pipeline.envelope.model import (
     Reply,
     Turn,
 )
-from xml_pipeline.envelope.parser import MAX_BYTES, parse
+from xml_pipeline.envelope.parser import MAX_BYTES, MAX_DEPTH, parse
 from xml_pipeline.envelope.schema import SchemaValidator
 from xml_pipeline.envelope.text import clean_text, encode_text, escape_attribute, escape_text
 from xml_pipeline.errors import InvalidXml
 
 MAX_TURN_BYTES = 32 * 1024 * 1024
 MAX_ASSIGNMENT_BYTES = 32 * 1024 * 1024
+_MAX_DEPTH = MAX_DEPTH + 3  # a payload of the largest depth stands inside a message inside an assignment
 
 
 def _schema(name: str) -> SchemaValidator:
@@ -72,7 +73,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
 
 def decode_envelope(data: bytes, *, max_bytes: int = MAX_BYTES) -> Envelope:
     """Read an envelope of at most `max_bytes`; raise InvalidXml if it is none."""
-    return _read_envelope(parse(data, max_bytes=max_bytes))
+    return _read_envelope(parse(data, max_bytes=max_bytes, max_depth=_MAX_DEPTH))
 
 
 def encode_turn(turn: Turn) -> bytes:
@@ -87,14 +88,14 @@ def encode_turn(turn: Turn) -> bytes:
 
 def decode_turn(data: bytes, *, max_bytes: int = MAX_TURN_BYTES, max_payload_bytes: int = MAX_BYTES) -> Turn:
     """Read a turn; raise InvalidXml if it is none. An output beyond `max_payload_bytes` comes as a malformed one."""
-    return _read_turn(parse(data, max_bytes=max_bytes), max_payload_bytes)
+    return _read_turn(parse(data, max_bytes=max_bytes, max_depth=_MAX_DEPTH), max_payload_bytes)
 
 
 def decode_ingress(
     data: bytes, *, max_bytes: int = MAX_TURN_BYTES, max_payload_bytes: int = MAX_BYTES
 ) -> Envelope | Turn:
     """Read what came on ingress, an envelope or a turn, told apart by the root; raise InvalidXml on anything else."""
-    root = parse(data, max_bytes=max_bytes)
+    root = parse(data, max_bytes=max_bytes, max_depth=_MAX_DEPTH)
     return _read_turn(root, max_payload_bytes) if root.tag == _TURN_TAG else _read_envelope(root)
 
 
@@ -111,7 +112,7 @@ def encode_assignment(assignment: Assignment) -> bytes:
 
 def decode_assignment(data: bytes, *, max_bytes: int = MAX_ASSIGNMENT_BYTES) -> Assignment:
     """Read an assignment; raise InvalidXml if it is none."""
-    root = parse(data, max_bytes=max_bytes)
+    root = parse(data, max_bytes=max_bytes, max_depth=_MAX_DEPTH)
     _require_valid(_ASSIGNMENT_SCHEMA, root)
     fields = [child.text or "" for child in root[:7]]
     return Assignment(

@@ -50,8 +50,8 @@ class _Parsers(threading.local):
 _parsers = _Parsers()
 
 
-def parse(data: bytes, *, max_bytes: int = MAX_BYTES) -> etree._Element:
-    """Parse a document of at most `max_bytes`; raise InvalidXml with a short reason on anything doubtful."""
+def parse(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> etree._Element:
+    """Parse a document of at most `max_bytes` and `max_depth` levels; raise InvalidXml with a short reason."""
     if len(data) > max_bytes:
         raise InvalidXml(f"the document has {len(data)} bytes; at most {max_bytes} are allowed")
     has_prolog = data[1:2] in _PROLOG_MARKS or data[:1] != b"<"
@@ -60,7 +60,7 @@ def parse(data: bytes, *, max_bytes: int = MAX_BYTES) -> etree._Element:
     root = _parse(data)
     if has_prolog and root.getroottree().docinfo.internalDTD is not None:
         raise InvalidXml("a DOCTYPE is not allowed")
-    _check_bounds(root, data)
+    _check_bounds(root, data, max_depth)
     return root
 
 
@@ -99,22 +99,22 @@ def _check_declaration(data: bytes) -> None:
         raise InvalidXml("the encoding must be UTF-8")
 
 
-def _check_bounds(root: etree._Element, data: bytes) -> None:
+def _check_bounds(root: etree._Element, data: bytes, max_depth: int) -> None:
     """Count bytes first: they bound what a document can hold, and spare nearly all of them the walk."""
-    if data.count(b"<") >= 2 * MAX_DEPTH:
-        _check_depth(root)
+    if data.count(b"<") >= 2 * max_depth:
+        _check_depth(root, max_depth)
     if data.count(b"=") > MAX_ATTRIBUTES:
         _check_attributes(root)
         if data.count(b"xmlns") > MAX_NAMESPACES:
             _check_namespaces(root)
 
 
-def _check_depth(root: etree._Element) -> None:
+def _check_depth(root: etree._Element, max_depth: int) -> None:
     level, depth = [root], 0
     while level:
         depth += 1
-        if depth > MAX_DEPTH:
-            raise InvalidXml(f"elements are nested deeper than {MAX_DEPTH}")
+        if depth > max_depth:
+            raise InvalidXml(f"elements are nested deeper than {max_depth}")
         level = [child for element in level for child in element]
 
 
@@ -124,6 +124,6 @@ def _check_attributes(root: etree._Element) -> None:
 
 
 def _check_namespaces(root: etree._Element) -> None:
-    declared = sum(1 for _ in etree.iterwalk(root, events=("start-ns",)))
-    if declared > MAX_NAMESPACES:
-        raise InvalidXml(f"more than {MAX_NAMESPACES} namespaces are declared")
+    declared = {declaration for _, declaration in etree.iterwalk(root, events=("start-ns",))}
+    if len(declared) > MAX_NAMESPACES:
+        raise InvalidXml(f"more than {MAX_NAMESPACES} different namespaces are declared")

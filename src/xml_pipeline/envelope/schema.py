@@ -33,9 +33,7 @@ class SchemaValidator:
         with self._lock:
             if self._schema.validate(element):
                 return []
-            findings = [
-                (entry.path or element.tag, entry.message or "is not valid") for entry in self._schema.error_log
-            ]
+            findings = [(str(entry.path or "/"), str(entry.message)) for entry in self._schema.error_log]
         return _faults(findings)
 
 
