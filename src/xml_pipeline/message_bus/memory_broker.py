@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from xml_pipeline.errors import Refused
+from xml_pipeline.errors import NotFound, Refused
 from xml_pipeline.message_bus.port import Outgoing
 from xml_pipeline.message_bus.topology import OWN_QUEUE_MAX_LENGTH, Binding, Exchange, Queue, Topology
 
@@ -78,7 +78,7 @@ class MemoryQueue:
 
 
 class BrokerState:
-    """What a broker knows: made by declarations, changed by publishes; raises Refused for a contradiction."""
+    """What a broker knows: made by declarations, changed by publishes; raises Refused for a contradiction, NotFound."""
 
     def __init__(self) -> None:
         self.exchanges: dict[str, Exchange] = {}
@@ -101,7 +101,7 @@ class BrokerState:
     def bind(self, binding: Binding) -> None:
         """Let a queue have what an exchange gets under a key."""
         if binding.exchange not in self.exchanges or binding.queue not in self.queues:
-            raise Refused(f"no exchange {binding.exchange} or no queue {binding.queue} to bind")
+            raise NotFound(f"no exchange {binding.exchange} or no queue {binding.queue} to bind")
         self._bindings.setdefault(binding.exchange, {})[binding] = None
 
     def add_own_queue(self, name: str) -> MemoryQueue:

@@ -65,7 +65,7 @@ ledger_message: TypeAdapter[HoldRequest | UsageEvent | HoldRelease] = TypeAdapte
 
 
 class ControlHint(_Message):
-    """A hint on the control exchange. The truth is a row in PostgreSQL; `stop` and `kill` reach workers only this way."""
+    """A hint on the control exchange; the truth is a row in PostgreSQL. Workers hear of `stop` and `kill` only here."""
 
     kind: Literal["pause", "resume", "kill", "reload", "stop"]
     name: str | None = None

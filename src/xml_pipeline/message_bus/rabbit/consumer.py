@@ -1,0 +1,287 @@
+"""Consuming in batches: deliveries are kept as they arrive, acks of many go out in one write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import structlog
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity
+
+from xml_pipeline.errors import BrokerUnavailable, NotFound
+from xml_pipeline.message_bus.port import Incoming
+from xml_pipeline.message_bus.rabbit import frames
+from xml_pipeline.message_bus.rabbit.declaring import Declarer, declare_own_queue
+from xml_pipeline.message_bus.rabbit.link import Backoff, Connection, Link, call
+from xml_pipeline.message_bus.topology import Binding
+
+log = structlog.get_logger(__name__)
+
+_FIRST_SECONDS: Final = 10.0
+
+
+class DeliveryChannel:
+    """A channel with one consumer: puts deliveries together, and knows which tags are not acked yet."""
+
+    def __init__(self, amqp: AbstractChannel, connection: Connection, epoch: int, wake: asyncio.Event) -> None:
+        self.amqp = amqp
+        self.epoch = epoch
+        self.queue = ""
+        self.consuming = False
+        self.closed = asyncio.Event()
+        self.arrived: deque[Incoming] = deque()
+        self._connection = connection
+        self._wake = wake
+        self._unacked: dict[int, None] = {}
+        self._delivery: frames.Delivery | None = None
+        self._properties = frames.Properties()
+        self._parts: list[bytes] = []
+        self._missing = 0
+        amqp.on_consumer_cancel_callbacks.add(lambda _: self.lose())
+
+    def lose(self) -> None:
+        """The broker delivers no more here."""
+        self.consuming = False
+        self.closed.set()
+        self._wake.set()
+
+    def take_method(self, method: tuple[int, int], data: bytes, start: int) -> bool:
+        """Take the beginning of a delivery."""
+        if method != frames.DELIVER:
+            return False
+        self._delivery = frames.decode_deliver(data, start)
+        return True
+
+    def take_header(self, data: bytes, start: int, end: int) -> None:
+        """Take a delivery's properties and the size of its body."""
+        self._properties = frames.decode_properties(data, start, end)
+        self._missing = frames.decode_body_size(data, start)
+        if self._missing == 0:
+            self._complete()
+
+    def take_body(self, part: bytes) -> None:
+        """Take a part of a body; the last one completes the delivery."""
+        self._parts.append(part)
+        self._missing -= len(part)
+        if self._missing <= 0:
+            self._complete()
+
+    def ack(self, tags: Iterable[int]) -> None:
+        """Acknowledge those of the tags that are not acked yet, in one write."""
+        settled = self._settle(tags)
+        if settled:
+            self._connection.tap.write(frames.encode_acks(self.amqp.number, settled))
+
+    def reject(self, tags: Iterable[int], *, requeue: bool) -> None:
+        """Give back, or dead-letter, in one write."""
+        settled = self._settle(tags)
+        if settled:
+            self._connection.tap.write(frames.encode_nacks(self.amqp.number, settled, requeue=requeue))
+
+    def _settle(self, tags: Iterable[int]) -> list[tuple[int, bool]]:
+        """The fewest (tag, multiple) that settle these tags and no other."""
+        wanted = {tag for tag in tags if tag in self._unacked}
+        last = 0
+        for tag in self._unacked:
+            if tag not in wanted:
+                break
+            last = tag
+        settled = [(last, True)] if last else []
+        settled += [(tag, False) for tag in sorted(wanted) if tag > last]
+        for tag in wanted:
+            del self._unacked[tag]
+        return settled
+
+    def _complete(self) -> None:
+        delivery, properties = self._delivery, self._properties
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._delivery, self._parts = None, []
+        if delivery is None:
+            return
+        self._unacked[delivery.tag] = None
+        self.arrived.append(
+            Incoming(
+                tag=delivery.tag,
+                epoch=self.epoch,
+                queue=self.queue,
+                exchange=delivery.exchange,
+                routing_key=delivery.routing_key,
+                body=body,
+                headers=properties.headers,
+                redelivered=delivery.redelivered,
+                correlation_id=properties.correlation_id,
+                reply_to=properties.reply_to,
+            )
+        )
+        self._wake.set()
+
+
+class RabbitConsumer:
+    """A subscription that is made again whenever it is lost.
+
+    Without a queue it has one of its own, and acks by itself.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        declarer: Declarer,
+        queue: str | None,
+        bindings: tuple[Binding, ...],
+        prefetch: int,
+        on_close: Callable[[RabbitConsumer], None],
+    ) -> None:
+        if prefetch < 1:
+            raise ValueError("prefetch is at least 1")
+        self._link = link
+        self._declarer = declarer
+        self._queue = queue
+        self._bindings = bindings
+        self._prefetch = prefetch
+        self._on_close = on_close
+        self._wake = asyncio.Event()
+        self._channel: DeliveryChannel | None = None
+        self._left_over: deque[Incoming] = deque()
+        self._epoch = 0
+        self._closed = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Subscribe, and stay so; raises NotFound for a missing queue. A broker that is gone is waited for later."""
+        first = await self._first()
+        self._keeper = asyncio.create_task(self._keep(first), name=f"consumer {self._queue or 'own'}")
+
+    async def batch(self, limit: int) -> Sequence[Incoming]:
+        """Wait for at least one delivery, then return all that have arrived, at most `limit`.
+
+        Raises BrokerUnavailable when this consumer is closed.
+        """
+        while not (arrived := self._waiting()):
+            if self._closed:
+                raise BrokerUnavailable("this consumer is closed")
+            self._wake.clear()
+            await self._wake.wait()
+        taken = [arrived.popleft() for _ in range(min(limit, len(arrived)))]
+        if self._queue is None:
+            await self.ack(taken)
+        return taken
+
+    async def ack(self, deliveries: Sequence[Incoming]) -> None:
+        """Acknowledge; deliveries of an earlier subscription are ignored: the broker delivers them again."""
+        if self._channel is not None:
+            self._channel.ack(self._current(deliveries, self._channel))
+
+    async def reject(self, deliveries: Sequence[Incoming], *, requeue: bool) -> None:
+        """Give back to the queue, or, with `requeue=False`, dead-letter."""
+        if self._channel is not None:
+            self._channel.reject(self._current(deliveries, self._channel), requeue=requeue)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the broker is known to deliver to this consumer now."""
+        return self._channel is not None and self._channel.consuming and self._link.answers
+
+    @property
+    def reply_address(self) -> str:
+        """The name of the queue; it changes when a queue of one's own is made again."""
+        return self._channel.queue if self._channel is not None else self._queue or ""
+
+    async def close(self) -> None:
+        """Stop consuming; what was not acked goes back to the queue."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        channel, self._channel = self._channel, None
+        self._wake.set()
+        self._on_close(self)
+        if channel is not None:
+            await _close_channel(channel)
+
+    def _waiting(self) -> deque[Incoming]:
+        if self._left_over:
+            return self._left_over
+        return self._channel.arrived if self._channel is not None else self._left_over
+
+    def _current(self, deliveries: Sequence[Incoming], channel: DeliveryChannel) -> Iterable[int]:
+        return (one.tag for one in deliveries if one.epoch == channel.epoch)
+
+    async def _first(self) -> bool:
+        try:
+            async with asyncio.timeout(_FIRST_SECONDS):
+                await self._subscribe()
+        except (TimeoutError, BrokerUnavailable) as error:
+            log.warning("consumer_waits_for_broker", queue=self._queue, reason=str(error))
+            return False
+        return True
+
+    async def _keep(self, subscribed: bool) -> None:
+        backoff = Backoff()
+        while True:
+            if subscribed and self._channel is not None:
+                backoff.reset()
+                await self._channel.closed.wait()
+                await self._lose(self._channel)
+            subscribed = await self._subscribe_again()
+            if not subscribed:
+                await backoff.pause()
+
+    async def _lose(self, channel: DeliveryChannel) -> None:
+        """Drop what the broker will deliver again; what came to a queue of one's own is kept."""
+        log.warning("consumer_lost", queue=channel.queue)
+        self._channel = None
+        if self._queue is None:
+            self._left_over.extend(channel.arrived)
+        await _close_channel(channel)
+
+    async def _subscribe_again(self) -> bool:
+        try:
+            await self._subscribe()
+        except NotFound:
+            await self._declarer.restore()
+            return False
+        except BrokerUnavailable as error:
+            log.info("consumer_not_restored", queue=self._queue, reason=str(error))
+            return False
+        log.info("consumer_restored", queue=self._queue)
+        return True
+
+    async def _subscribe(self) -> None:
+        connection = await self._link.connection()
+        self._epoch += 1
+        channel = await connection.open_channel(lambda amqp: DeliveryChannel(amqp, connection, self._epoch, self._wake))
+        try:
+            await self._begin(channel)
+        except BaseException:
+            await _close_channel(channel)
+            raise
+        self._channel = channel
+        self._wake.set()
+
+    async def _begin(self, channel: DeliveryChannel) -> None:
+        amqp = channel.amqp
+        try:
+            await call(amqp.basic_qos(prefetch_count=self._prefetch))
+            channel.queue = self._queue if self._queue is not None else await declare_own_queue(amqp, self._bindings)
+            await call(amqp.basic_consume(channel.queue, _ignore, exclusive=self._queue is None))
+        except ChannelNotFoundEntity as error:
+            raise NotFound(f"no queue {self._queue} or no exchange to bind to: {error}") from error
+        except AMQPChannelError as error:
+            raise BrokerUnavailable(f"queue {self._queue}: {error}") from error
+        channel.consuming = not channel.closed.is_set()
+
+
+async def _ignore(_: object) -> None:
+    """Deliveries are taken before aiormq sees them."""
+
+
+async def _close_channel(channel: DeliveryChannel) -> None:
+    try:
+        await call(channel.amqp.close())
+    except (BrokerUnavailable, AMQPChannelError) as error:
+        log.debug("channel_close_unanswered", reason=str(error))

@@ -1,0 +1,157 @@
+"""Declaring a topology on RabbitMQ, remembering it, and making it again when the broker has lost it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiormq.abc import AbstractChannel, ArgumentsType
+from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity, ChannelPreconditionFailed
+
+from xml_pipeline.errors import BrokerUnavailable, Refused
+from xml_pipeline.message_bus.rabbit.link import Backoff, Connection, Link, call
+from xml_pipeline.message_bus.topology import (
+    DELIVERY_LIMIT,
+    OWN_QUEUE_MAX_LENGTH,
+    Binding,
+    Exchange,
+    Queue,
+    Topology,
+    merge,
+)
+
+log = structlog.get_logger(__name__)
+
+DECLARE_SECONDS: Final = 30.0
+_OWN_QUEUE: Final[ArgumentsType] = {"x-max-length": OWN_QUEUE_MAX_LENGTH, "x-overflow": "drop-head"}
+
+
+class Declarer:
+    """Knows all that was declared through one bus, and asks questions about queues."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._topology = Topology((), (), ())
+        self._restoring = asyncio.Lock()
+        self._restored = 0
+
+    def has_queue(self, name: str) -> bool:
+        """Whether a queue was declared through this bus."""
+        return any(queue.name == name for queue in self._topology.queues)
+
+    def has_exchange(self, name: str) -> bool:
+        """Whether an exchange was declared through this bus."""
+        return any(exchange.name == name for exchange in self._topology.exchanges)
+
+    async def declare(self, topology: Topology) -> None:
+        """Declare, and make it again from now on; raises BrokerUnavailable, and Refused for other settings."""
+        try:
+            async with asyncio.timeout(DECLARE_SECONDS):
+                await self._declare_with_patience(topology)
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"RabbitMQ declared nothing within {DECLARE_SECONDS:.0f} seconds") from error
+        self._topology = merge(self._topology, topology)
+
+    async def prepare(self, connection: Connection) -> None:
+        """Declare on a new connection all that was declared before: the broker may have come back empty."""
+        try:
+            await _declare(connection, self._topology)
+        except Refused as error:
+            log.warning("topology_refused", reason=str(error))
+
+    async def restore(self) -> bool:
+        """Declare again all that was declared; many who ask at once share one run. Whether it worked."""
+        seen = self._restored
+        async with self._restoring:
+            if self._restored > seen:
+                return True
+            try:
+                await _declare(await self._link.connection(), self._topology)
+            except (BrokerUnavailable, Refused) as error:
+                log.warning("topology_not_restored", reason=str(error))
+                return False
+            self._restored += 1
+            log.info("topology_restored")
+            return True
+
+    async def restore_exchange(self, name: str) -> bool:
+        """Declare again when the exchange is one that was declared; whether it is there now."""
+        return self.has_exchange(name) and await self.restore()
+
+    async def depth(self, queue: str) -> int | None:
+        """Messages ready in a queue, None where it does not exist; raises BrokerUnavailable."""
+        connection = await self._link.connection()
+        channel = await connection.open_plain_channel()
+        try:
+            answer = await call(channel.queue_declare(queue, passive=True))
+        except ChannelNotFoundEntity:
+            return None
+        except AMQPChannelError as error:
+            raise BrokerUnavailable(f"queue {queue}: {error}") from error
+        await call(channel.close())
+        return answer.message_count
+
+    async def _declare_with_patience(self, topology: Topology) -> None:
+        """Several services may declare the same queues in one moment; RabbitMQ lets some of them fail."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await _declare(await self._link.connection(), topology)
+            except BrokerUnavailable as error:
+                log.info("declare_repeated", reason=str(error))
+                await backoff.pause()
+
+
+async def declare_own_queue(channel: AbstractChannel, bindings: tuple[Binding, ...]) -> str:
+    """Make an exclusive queue with a name of the broker's choice, bind it, and return its name."""
+    answer = await call(channel.queue_declare("", exclusive=True, auto_delete=True, arguments=_OWN_QUEUE))
+    name = answer.queue or ""
+    for binding in bindings:
+        await call(channel.queue_bind(name, binding.exchange, binding.key))
+    return name
+
+
+async def _declare(connection: Connection, topology: Topology) -> None:
+    if topology == Topology((), (), ()):
+        return
+    channel = await connection.open_plain_channel()
+    steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+        *((f"exchange {one.name}", _exchange_step(channel, one)) for one in topology.exchanges),
+        *((f"queue {one.name}", _queue_step(channel, one)) for one in topology.queues),
+        *((f"binding to {one.queue}", _binding_step(channel, one)) for one in topology.bindings),
+    ]
+    for what, step in steps:
+        try:
+            await call(step())
+        except ChannelPreconditionFailed as error:
+            raise Refused(f"{what} exists on the broker with other settings: {error}; delete it there") from error
+        except AMQPChannelError as error:
+            raise BrokerUnavailable(f"{what}: {error}") from error
+    await call(channel.close())
+
+
+def _exchange_step(channel: AbstractChannel, exchange: Exchange) -> Callable[[], Awaitable[object]]:
+    return lambda: channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=exchange.durable)
+
+
+def _queue_step(channel: AbstractChannel, queue: Queue) -> Callable[[], Awaitable[object]]:
+    return lambda: channel.queue_declare(queue.name, durable=True, arguments=_arguments(queue))
+
+
+def _binding_step(channel: AbstractChannel, binding: Binding) -> Callable[[], Awaitable[object]]:
+    return lambda: channel.queue_bind(binding.queue, binding.exchange, binding.key)
+
+
+def _arguments(queue: Queue) -> ArgumentsType:
+    arguments: dict[str, str | int] = {}
+    if queue.quorum:
+        arguments["x-queue-type"] = "quorum"
+        arguments["x-delivery-limit"] = DELIVERY_LIMIT
+    if queue.dead_exchange is not None:
+        arguments["x-dead-letter-exchange"] = queue.dead_exchange
+        if queue.quorum:  # a dead letter leaves its queue when the dead queue has it, not before
+            arguments["x-dead-letter-strategy"] = "at-least-once"
+            arguments["x-overflow"] = "reject-publish"
+    return dict(arguments)
