@@ -51,7 +51,7 @@ class _Batch:
         self._situation = situation
         self._pricing = pricing
         self._budgets = dict(situation.budgets)
-        self._holds = dict(situation.holds)
+        self._holds = dict(situation.holds)  # those granted in this batch are added; states are asked of `_state`
         self._bookings = dict(situation.bookings)
         self.changes = Changes()
 
@@ -73,8 +73,9 @@ class _Batch:
         return self._grant(request, handled.thread_id, handled.agent_id)
 
     def _repeated(self, hold: Hold) -> HoldReply:
-        if hold.state is not HoldState.HELD:
-            return HoldReply(call_id=hold.call_id, state="denied", reason=f"the hold was {hold.state} before")
+        state = self._state(hold)
+        if state is not HoldState.HELD:
+            return HoldReply(call_id=hold.call_id, state="denied", reason=f"the hold was {state} before")
         return self._granted(hold)
 
     def _grant(self, request: HoldRequest, thread_id: UUID, agent_id: str) -> HoldReply:
@@ -105,10 +106,11 @@ class _Batch:
         hold = self._holds.get(message.call_id)
         if hold is None:
             return
-        if hold.state is HoldState.HELD:
+        state = self._state(hold)
+        if state is HoldState.HELD:
             self._move_hold(hold, HoldState.RELEASED)
             self._move_budget(hold.thread_id, held=-hold.size)
-        elif hold.state is HoldState.EXPIRED:
+        elif state is HoldState.EXPIRED:
             self._move_hold(hold, HoldState.RELEASED)
             self._take_back(self._bookings[hold.call_id])
 
@@ -149,11 +151,12 @@ class _Batch:
             self._book_without_hold(position, event)
 
     def _settle_hold(self, event: UsageEvent, hold: Hold) -> None:
-        if hold.state is HoldState.SETTLED:
+        state = self._state(hold)
+        if state is HoldState.SETTLED:
             return
-        if hold.state is HoldState.HELD:
+        if state is HoldState.HELD:
             self._move_budget(hold.thread_id, held=-hold.size)
-        elif hold.state is HoldState.EXPIRED:
+        elif state is HoldState.EXPIRED:
             self._take_back(self._bookings[hold.call_id])
         self._move_hold(hold, HoldState.SETTLED)
         self._book(self._measured(event, hold.thread_id, hold.agent_id, hold.period, hold.granted_at))
@@ -216,11 +219,13 @@ class _Batch:
         self.changes.rollups.setdefault(key, Sums()).add(booking, sign)
 
     def _move_hold(self, hold: Hold, state: HoldState) -> None:
-        self._holds[hold.call_id] = replace(hold, state=state)
         if hold.call_id in self.changes.granted:
-            self.changes.granted[hold.call_id] = self._holds[hold.call_id]
+            self._holds[hold.call_id] = self.changes.granted[hold.call_id] = replace(hold, state=state)
         else:
             self.changes.moved[hold.call_id] = state
+
+    def _state(self, hold: Hold) -> HoldState:
+        return self.changes.moved.get(hold.call_id, hold.state)
 
     def _move_budget(self, thread_id: UUID, *, held: int = 0, prompt: int = 0, completion: int = 0) -> None:
         old = self._budgets[thread_id]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from pydantic import ValidationError
 
 from xml_pipeline.errors import Fault, InvalidPayload
@@ -26,33 +24,33 @@ def parse_ledger_message(body: bytes) -> LedgerMessage:
         raise InvalidPayload(
             [Fault(".".join(map(str, fault["loc"])) or "body", fault["msg"]) for fault in error.errors()]
         ) from None
-    faults = [Fault(name, "out of range") for name, good in _checks(message).items() if not good]
-    if faults:
-        raise InvalidPayload(faults)
+    if not _is_storable(message):
+        raise InvalidPayload([Fault(message.kind, "a number or a name is out of range")])
     return message
 
 
-def _checks(message: LedgerMessage) -> dict[str, bool]:
+def _is_storable(message: LedgerMessage) -> bool:
     match message:
         case UsageEvent():
-            return {
-                "prompt_tokens": message.prompt_tokens <= MAX_TOKENS,
-                "completion_tokens": message.completion_tokens <= MAX_TOKENS,
-                "latency_ms": message.latency_ms <= MAX_LATENCY_MS,
-                "granted_at": message.granted_at.tzinfo is not None,
-                **_names(message.model, message.provider),
-            }
+            return (
+                message.prompt_tokens <= MAX_TOKENS
+                and message.completion_tokens <= MAX_TOKENS
+                and message.latency_ms <= MAX_LATENCY_MS
+                and message.granted_at.tzinfo is not None
+                and _is_name(message.model)
+                and _is_name(message.provider)
+            )
         case HoldRequest():
-            return {
-                "prompt_bound": message.prompt_bound <= MAX_TOKENS,
-                "max_completion": message.max_completion <= MAX_TOKENS,
-                "lifetime": math.isfinite(message.lifetime) and message.lifetime <= MAX_LIFETIME,
-                **_names(message.model, message.provider),
-            }
+            return (
+                message.prompt_bound <= MAX_TOKENS
+                and message.max_completion <= MAX_TOKENS
+                and message.lifetime <= MAX_LIFETIME
+                and _is_name(message.model)
+                and _is_name(message.provider)
+            )
         case HoldRelease():
-            return {}
+            return True
 
 
-def _names(model: str, provider: str) -> dict[str, bool]:
-    names = {"model": model, "provider": provider}
-    return {field: len(name) <= _MAX_NAME and "\0" not in name for field, name in names.items()}
+def _is_name(text: str) -> bool:
+    return len(text) <= _MAX_NAME and "\0" not in text

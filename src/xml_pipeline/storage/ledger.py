@@ -7,6 +7,7 @@ only in later statements.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import TextClause, insert, text
@@ -95,7 +96,7 @@ async def read_holds(connection: AsyncConnection, calls: Collection[UUID]) -> di
     if not calls:
         return {}
     rows = await connection.execute(_HOLDS, {"calls": list(calls)})
-    return {row["call_id"]: Hold(**{**row, "state": HoldState(row["state"])}) for row in rows.mappings()}
+    return {row[0]: _hold(*row) for row in rows}
 
 
 async def read_bookings(connection: AsyncConnection, calls: Collection[UUID]) -> dict[UUID, Booking]:
@@ -115,6 +116,36 @@ async def overdue_calls(connection: AsyncConnection, limit: int) -> dict[UUID, U
 async def any_hold_open(connection: AsyncConnection) -> bool:
     """Whether a call may be under way somewhere."""
     return bool(await connection.scalar(_HOLDS_OPEN))
+
+
+def _hold(
+    call_id: UUID,
+    message_id: UUID,
+    thread_id: UUID,
+    agent_id: str,
+    model: str,
+    provider: str,
+    prompt_bound: int,
+    max_completion: int,
+    state: str,
+    period: int,
+    granted_at: datetime,
+    expires_at: datetime,
+) -> Hold:
+    return Hold(
+        call_id,
+        message_id,
+        thread_id,
+        agent_id,
+        model,
+        provider,
+        prompt_bound,
+        max_completion,
+        HoldState(state),
+        period,
+        granted_at,
+        expires_at,
+    )
 
 
 def _unnest(**types: str) -> str:
