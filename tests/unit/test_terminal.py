@@ -1,0 +1,106 @@
+"""What the command line reads and shows."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from xml_pipeline.errors import InvalidInput
+from xml_pipeline.terminal import views
+from xml_pipeline.terminal.arguments import payload_of
+from xml_pipeline.terminal.new_organism import write_organism
+
+ROOT = Path(__file__).parents[2]
+
+
+def _shown(view: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=140, highlight=False)
+    console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "expected"),
+    [
+        (["name=Dan"], None, {"name": "Dan"}),
+        (["name=a=b", "empty="], None, {"name": "a=b", "empty": ""}),
+        (["count:=3", 'tags:=["a"]'], None, {"count": 3, "tags": ["a"]}),
+        (["name=Dan"], '{"name": "Eve", "deep": {"er": 1}}', {"name": "Dan", "deep": {"er": 1}}),
+        ([], None, {}),
+    ],
+)
+def test_payloads(fields: list[str], given: str | None, expected: dict[str, Any]) -> None:
+    assert payload_of(fields, given) == expected
+
+
+def test_a_payload_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "payload.json").write_text('{"name": "Dan"}')
+    assert payload_of([], f"@{tmp_path / 'payload.json'}") == {"name": "Dan"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [(["name"], None), (["=x"], None), ([":=1"], None), (["n:=x"], None), ([], "[1]"), ([], "{"), ([], "@/no/file")],
+)
+def test_what_is_no_payload_is_refused(fields: list[str], given: str | None) -> None:
+    with pytest.raises(InvalidInput):
+        payload_of(fields, given)
+
+
+@pytest.mark.parametrize(
+    ("passed", "words"),
+    [(0, "0 s ago"), (59, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"), (200_000, "2 d ago"), (-5, "0 s ago")],
+)
+def test_times_in_words(passed: int, words: str) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert views.ago((now - timedelta(seconds=passed)).isoformat(), now=now) == words
+    assert views.ago(None) == ""
+
+
+def _reply(**payload: object) -> dict[str, Any]:
+    return {"payloadType": "greeter.greeted", "payload": payload}
+
+
+def test_an_answer_with_one_text_is_that_text() -> None:
+    assert _shown(views.answer_view(_reply(text="HELLO [bold]DAN[/bold]"))) == "HELLO [bold]DAN[/bold]\n"
+
+
+def test_an_answer_with_fields_shows_each() -> None:
+    shown = _shown(views.answer_view(_reply(title="A", pages=3, tags=["x"])))
+    assert shown.split() == ["title", "A", "pages", "3", "tags", '["x"]']
+
+
+def test_nothing_yet_is_said() -> None:
+    assert _shown(views.threads_view({"threads": [], "total": 0})) == "no threads yet\n"
+
+
+def test_a_part_of_a_list_says_so() -> None:
+    thread = {"id": "t", "status": "active", "messageCount": 1, "participants": ["api", "a"], "lastActivity": None}
+    answer = {"threads": [thread], "count": 1, "total": 30, "offset": 10, "limit": 1}
+    assert "11 to 11 of 30" in _shown(views.threads_view(answer))
+
+
+def test_a_new_organism_is_named_after_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "My First_Organism"
+    assert [path.name for path in write_organism(folder)] == ["organism.yaml", "hello.py"]
+    assert "name: my-first-organism," in (folder / "organism.yaml").read_text()
+    with pytest.raises(InvalidInput, match="is there already"):
+        write_organism(folder)
+
+
+def test_a_name_begins_with_a_letter(tmp_path: Path) -> None:
+    write_organism(tmp_path / "7")
+    assert "name: organism-7," in (tmp_path / "7" / "organism.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["organism.yaml", "hello.py"])
+def test_a_new_organism_is_the_first_example(name: str, tmp_path: Path) -> None:
+    write_organism(tmp_path / "hello-world")
+    example = ROOT / "examples" / "hello-world" / name
+    assert (tmp_path / "hello-world" / name).read_text() == example.read_text()
