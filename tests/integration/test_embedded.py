@@ -1,0 +1,97 @@
+"""An embedded organism that is killed goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.organism_up import Up
+from tests.support.processes import wait_until
+
+_ORGANISM = """
+organism: {name: gated}
+listeners:
+  - name: gate
+    payload_class: gate.Knock
+    response_class: gate.Opened
+    handler: gate.knock
+    description: Answers when the gate is open
+    timeout: 120
+"""
+_MODULE = """
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from xml_pipeline.worker import HandlerMetadata, HandlerResponse
+
+
+@dataclass
+class Knock:
+    folder: str
+
+
+@dataclass
+class Opened:
+    who: str
+
+
+async def knock(payload: Knock, metadata: HandlerMetadata) -> HandlerResponse:
+    folder = Path(payload.folder)
+    (folder / "knocked").touch()
+    while not (folder / "open").exists():
+        await asyncio.sleep(0.02)
+    return HandlerResponse.respond(Opened(who="me"))
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "gate.py").write_text(_MODULE)
+    file = tmp_path / "organism.yaml"
+    file.write_text(_ORGANISM)
+    return file
+
+
+def _get(up: Up, path: str) -> Any:
+    return httpx.get(f"{up.url}/api/v1{path}", timeout=30.0).raise_for_status().json()
+
+
+def test_goes_on_after_kill_9(file: Path) -> None:
+    with Up(file) as up:
+        up.wait_running()
+        body = {"to": "gate", "payload": {"folder": str(file.parent)}}
+        sent = httpx.post(f"{up.url}/api/v1/inject", json=body, timeout=30.0).raise_for_status().json()
+        wait_until((file.parent / "knocked").exists, timeout=30, what="the handler runs")
+        up.kill()
+        (file.parent / "open").touch()
+        up.restart()
+        up.wait_running()
+        path = f"/threads/{sent['threadId']}"
+        wait_until(lambda: _get(up, path)["status"] == "completed", timeout=60, what="the thread completes")
+        messages = _get(up, f"{path}/messages")["messages"]
+        assert sorted((message["from"], message["to"]) for message in messages) == [("api", "gate"), ("gate", "api")]
+        assert sent["messageId"] in {message["id"] for message in messages}
+
+
+def test_what_was_accepted_while_it_died_is_answered(file: Path) -> None:
+    (file.parent / "open").touch()
+    with Up(file) as up:
+        up.wait_running()
+        body = {"to": "gate", "payload": {"folder": str(file.parent)}}
+        with httpx.Client(base_url=f"{up.url}/api/v1", timeout=30.0) as client:
+            sent = [client.post("/inject", json=body).raise_for_status().json() for _ in range(20)]
+        up.kill()
+        up.restart()
+        up.wait_running()
+
+        def all_completed() -> bool:
+            return bool(_get(up, "/threads?status=completed")["total"] == len(sent))
+
+        wait_until(all_completed, timeout=60, what="all threads complete")
+        assert _get(up, "/messages")["total"] == 2 * len(sent)
