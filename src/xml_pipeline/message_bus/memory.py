@@ -66,8 +66,14 @@ class MemoryBroker:
         self.start()
 
     def delete_queue(self, name: str) -> None:
-        """Delete a queue with its messages; whoever consumed it makes it again."""
+        """Delete a queue with its messages; who declared it makes it again."""
         self.state.delete_queue(name)
+        for bus in list(self._buses):
+            bus.restore()
+
+    def delete_exchange(self, name: str) -> None:
+        """Delete an exchange with its bindings; who declared it makes it again."""
+        self.state.delete_exchange(name)
         for bus in list(self._buses):
             bus.restore()
 
@@ -137,6 +143,7 @@ class MemoryBus:
         self._broker.state.declare(self._topology)
         for consumer in self._consumers:
             self._attach(consumer)
+            self._bind(consumer)
 
     def _publish(self, message: Outgoing) -> Published:
         if not is_publishable(message):
@@ -158,9 +165,14 @@ class MemoryBus:
     def _add(self, consumer: MemoryConsumer) -> MemoryConsumer:
         if self._closed:
             raise BrokerUnavailable("this connection is closed")
-        self._consumers.append(consumer)
         if self._broker.running:
             self._attach(consumer)
+            try:
+                self._bind(consumer)
+            except NotFound:
+                consumer.detach()
+                raise
+        self._consumers.append(consumer)
         return consumer
 
     def _attach(self, consumer: MemoryConsumer) -> None:
@@ -171,10 +183,11 @@ class MemoryBus:
             if consumer.queue_name in state.queues:
                 consumer.attach(state, state.queues[consumer.queue_name])
             return
-        queue = state.add_own_queue(f"own-{secrets.token_hex(8)}")
+        consumer.attach(state, state.add_own_queue(f"own-{secrets.token_hex(8)}"))
+
+    def _bind(self, consumer: MemoryConsumer) -> None:
         for binding in consumer.bindings:
-            state.bind(Binding(binding.exchange, queue.name, binding.key))
-        consumer.attach(state, queue)
+            self._broker.state.bind(Binding(binding.exchange, consumer.reply_address, binding.key))
 
     def _forget(self, consumer: MemoryConsumer) -> None:
         self._consumers.remove(consumer)

@@ -26,9 +26,10 @@ class RabbitBus:
     def __init__(self, url: str, name: str) -> None:
         self._incoming = Link(url, f"{name} consume", self._prepare)
         self._outgoing = Link(url, f"{name} publish")
-        self._declarer = Declarer(self._incoming)
+        self._declarer = Declarer(self._incoming, self._bind_again)
         self._publisher = Publisher(self._outgoing, self._declarer.restore_exchange)
         self._consumers: set[RabbitConsumer] = set()
+        self._upkeep: asyncio.Task[None] | None = None
         self._closed = False
 
     async def start(self) -> None:
@@ -36,12 +37,15 @@ class RabbitBus:
         try:
             await self._incoming.start()
             await self._outgoing.start()
+            self._upkeep = asyncio.create_task(self._declarer.keep(), name="upkeep of the topology")
         except BaseException:
             await self.close()
             raise
 
     async def declare(self, topology: Topology) -> None:
         """Declare exchanges, queues and bindings; raises BrokerUnavailable, and Refused where they differ."""
+        if self._closed:
+            raise BrokerUnavailable("this bus is closed")
         await self._declarer.declare(topology)
 
     async def publish(self, messages: Sequence[Outgoing], *, timeout: float = 5.0) -> list[Published]:
@@ -50,7 +54,7 @@ class RabbitBus:
         Where a queue that was declared through this bus is gone, it is declared again, and what found none is sent
         again within the same time.
         """
-        if self._closed or not messages:
+        if self._closed:
             return [Published.UNKNOWN] * len(messages)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -72,6 +76,8 @@ class RabbitBus:
 
     async def depth(self, queue: str) -> int | None:
         """Messages ready in a queue, None where it does not exist or the broker does not answer."""
+        if self._closed:
+            return None
         try:
             async with asyncio.timeout(_DEPTH_SECONDS):
                 return await self._declarer.depth(queue)
@@ -89,6 +95,9 @@ class RabbitBus:
         if self._closed:
             return
         self._closed = True
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
         for consumer in list(self._consumers):
             await consumer.close()
         await asyncio.gather(self._incoming.close(), self._outgoing.close())
@@ -115,6 +124,10 @@ class RabbitBus:
                 return await self._declarer.restore()
         except TimeoutError:
             return False
+
+    async def _bind_again(self) -> None:
+        for consumer in list(self._consumers):
+            await consumer.bind_again()
 
     async def _prepare(self, connection: Connection) -> None:
         await self._declarer.prepare(connection)

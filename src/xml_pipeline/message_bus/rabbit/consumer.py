@@ -14,7 +14,7 @@ from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity
 from xml_pipeline.errors import BrokerUnavailable, NotFound
 from xml_pipeline.message_bus.port import Incoming
 from xml_pipeline.message_bus.rabbit import frames
-from xml_pipeline.message_bus.rabbit.declaring import Declarer, declare_own_queue
+from xml_pipeline.message_bus.rabbit.declaring import Declarer, bind_own_queue, declare_own_queue
 from xml_pipeline.message_bus.rabbit.link import Backoff, Connection, Link, call
 from xml_pipeline.message_bus.topology import Binding
 
@@ -188,6 +188,16 @@ class RabbitConsumer:
     def reply_address(self) -> str:
         """The name of the queue; it changes when a queue of one's own is made again."""
         return self._channel.queue if self._channel is not None else self._queue or ""
+
+    async def bind_again(self) -> None:
+        """Bind a queue of one's own as it was: a deleted exchange takes its bindings along, and nobody is told."""
+        channel = self._channel
+        if channel is None or not channel.consuming or not self._bindings:
+            return
+        try:
+            await bind_own_queue(channel.amqp, channel.queue, self._bindings)
+        except (BrokerUnavailable, AMQPChannelError) as error:  # the channel is closed then, and opened again
+            log.info("queue_not_bound", queue=channel.queue, reason=str(error))
 
     async def close(self) -> None:
         """Stop consuming; what was not acked goes back to the queue."""

@@ -25,14 +25,16 @@ from xml_pipeline.message_bus.topology import (
 log = structlog.get_logger(__name__)
 
 DECLARE_SECONDS: Final = 30.0
+_KEEP_SECONDS: Final = 10.0
 _OWN_QUEUE: Final[ArgumentsType] = {"x-max-length": OWN_QUEUE_MAX_LENGTH, "x-overflow": "drop-head"}
 
 
 class Declarer:
     """Knows all that was declared through one bus, and asks questions about queues."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, on_restored: Callable[[], Awaitable[None]]) -> None:
         self._link = link
+        self._on_restored = on_restored
         self._topology = Topology((), (), ())
         self._restoring = asyncio.Lock()
         self._restored = 0
@@ -69,12 +71,19 @@ class Declarer:
                 return True
             try:
                 await _declare(await self._link.connection(), self._topology)
+                await self._on_restored()
             except (BrokerUnavailable, Refused) as error:
                 log.warning("topology_not_restored", reason=str(error))
                 return False
             self._restored += 1
-            log.info("topology_restored")
+            log.debug("topology_restored")
             return True
+
+    async def keep(self) -> None:
+        """Declare again now and then: nobody is told of a deleted exchange or binding."""
+        while True:
+            await asyncio.sleep(_KEEP_SECONDS)
+            await self.restore()
 
     async def restore_exchange(self, name: str) -> bool:
         """Declare again when the exchange is one that was declared; whether it is there now."""
@@ -108,9 +117,14 @@ async def declare_own_queue(channel: AbstractChannel, bindings: tuple[Binding, .
     """Make an exclusive queue with a name of the broker's choice, bind it, and return its name."""
     answer = await call(channel.queue_declare("", exclusive=True, auto_delete=True, arguments=_OWN_QUEUE))
     name = answer.queue or ""
+    await bind_own_queue(channel, name, bindings)
+    return name
+
+
+async def bind_own_queue(channel: AbstractChannel, name: str, bindings: tuple[Binding, ...]) -> None:
+    """Bind a queue of one's own; once more changes nothing."""
     for binding in bindings:
         await call(channel.queue_bind(name, binding.exchange, binding.key))
-    return name
 
 
 async def _declare(connection: Connection, topology: Topology) -> None:
