@@ -48,7 +48,9 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 async def _thread(connection: AsyncConnection, *, minutes: int = 0, **values: Any) -> UUID:
     id_ = uuid4()
     activity = BEGINNING + timedelta(minutes=minutes)
-    await connection.execute(insert(tables.threads).values(id=id_, last_activity=activity, **values))
+    await connection.execute(
+        insert(tables.threads).values(id=id_, created_at=activity, last_activity=activity, **values)
+    )
     return id_
 
 
@@ -71,7 +73,7 @@ async def _message(connection: AsyncConnection, thread: UUID, slot: int, **value
     return id_
 
 
-async def test_threads_come_with_the_latest_activity_first(connection: AsyncConnection) -> None:
+async def test_threads_come_with_the_newest_first(connection: AsyncConnection) -> None:
     made = [await _thread(connection, minutes=minute) for minute in range(5)]
     page = await threads.list_threads(connection, limit=2, offset=1)
     assert [thread.id for thread in page.items] == [made[3], made[2]]
@@ -200,7 +202,11 @@ async def test_the_work_of_listeners(connection: AsyncConnection) -> None:
     assert (greeter.state, greeter.queue_depth, greeter.running, greeter.current_thread) == ("processing", 3, 1, thread)
     assert (planner.state, planner.queue_depth, planner.current_thread) == ("waiting", 1, None)
     activity = await listeners.activity(connection)
-    assert {name: row.message_count for name, row in activity.items()} == {"api": 3, "greeter": 1}
+    assert {name: row.message_count for name, row in activity.items()} == {
+        "api": 3,
+        "greeter": 4,
+        "planner": 1,
+    }
 
 
 async def test_a_stop_is_for_those_who_run_now(database: Database) -> None:

@@ -55,7 +55,7 @@ threads = Table(
     Column("last_activity", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("status in ('active','completed','error','killed')", name="status"),
     CheckConstraint("open >= 0", name="open"),
-    Index("ix_threads_last_activity", text("last_activity desc"), text("id desc")),
+    Index("ix_threads_created_at", text("created_at desc"), text("id desc")),
 )
 
 inbox = Table(

@@ -58,10 +58,10 @@ async def list_threads(
     limit: int = 50,
     offset: int = 0,
 ) -> Page[ThreadRecord]:
-    """The threads that fit, the one with the latest activity first; `since` is a time of last activity."""
+    """The threads that fit, the newest first; `since` is a time of last activity."""
     wanted = _wanted(status, agent, since)
     total = await connection.scalar(select(func.count()).select_from(threads).where(*wanted))
-    newest_first = (threads.c.last_activity.desc(), threads.c.id.desc())
+    newest_first = (threads.c.created_at.desc(), threads.c.id.desc())
     statement = select(*_COLUMNS).where(*wanted).order_by(*newest_first).limit(limit).offset(offset)
     rows = await connection.execute(statement)
     return Page(tuple(_record(row) for row in rows), total or 0)

@@ -74,7 +74,7 @@ def _threads() -> None:
         sa.CheckConstraint("open >= 0", name=op.f("ck_threads_open")),
         sa.PrimaryKeyConstraint("id", name="pk_threads"),
     )
-    op.create_index("ix_threads_last_activity", "threads", [sa.text("last_activity desc"), sa.text("id desc")])
+    op.create_index("ix_threads_created_at", "threads", [sa.text("created_at desc"), sa.text("id desc")])
 
 
 def _inbox() -> None:
