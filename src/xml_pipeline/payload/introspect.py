@@ -17,6 +17,8 @@ from xml_pipeline.payload.shapes import MISSING, Many, Mapped, Member, Nullable,
 
 Schema = Mapping[str, Any]
 
+# Kept on the class: its annotations are looked up in its module, which a reload of an organism replaces by another.
+_KEPT = "__xml_pipeline_description__"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _COLLECTIONS: dict[str, tuple[Any, bool]] = {"list": (list, True), "set": (set, False), "frozenset": (frozenset, False)}
 _WRAPPERS = ("function-after", "function-before", "function-wrap")
@@ -43,6 +45,14 @@ def describe(cls: type[Any]) -> Description:
     """Describe a payload class; raise UnsupportedPayload with a fault for each field that XML cannot express."""
     if not is_payload_class(cls):
         raise UnsupportedPayload([Fault(class_name(cls), "a payload class is a pydantic model or a dataclass")])
+    known: Description | None = cls.__dict__.get(_KEPT)
+    if known is None:
+        known = _describe(cls)
+        setattr(cls, _KEPT, known)
+    return known
+
+
+def _describe(cls: type[Any]) -> Description:
     try:
         adapter = TypeAdapter(cls)
         schema = adapter.core_schema

@@ -1,7 +1,7 @@
 r"""From a regular expression as pydantic reads it to one as XSD reads it.
 
 XSD's are anchored at both ends, pydantic's at neither. Only what means the same to both is carried over: literals,
-`.`, `\d`, classes, groups, alternatives and quantifiers. Anything else (`\w`, look-around, `\b`, flags) is left to the model.
+`.`, `\d`, classes, groups, alternatives and quantifiers. The rest (`\w`, look-around, `\b`, flags) is left to the model.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def to_xsd(pattern: str) -> str | None:
         return None
     text, has_alternatives = translated
     if has_alternatives:
-        if starts != ends:
-            return None
-        if starts:
+        if starts or ends:
             return None  # `^a|b$` is anchored at one end of each branch
         text = f"({text})"
     return f"{'' if starts else _ANYTHING}{text}{'' if ends else _ANYTHING}"

@@ -82,8 +82,8 @@ def _read_integer(text: str) -> int:
     return int(text)
 
 
-def _sample_integer(schema: Schema) -> int:
-    step: int = schema.get("multiple_of") or 1
+def _sample_integer(schema: Schema) -> object:
+    step = schema.get("multiple_of") or 1
     low = schema.get("ge", schema["gt"] + 1 if "gt" in schema else None)
     high = schema.get("le", schema["lt"] - 1 if "lt" in schema else None)
     if low is not None:
