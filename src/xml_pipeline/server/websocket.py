@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+import anyio
 import structlog
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
@@ -77,7 +78,7 @@ class Connection:
             await self._talk()
             if self._subscription.lagged.is_set():
                 await self._drop()
-        except WebSocketDisconnect:
+        except* WebSocketDisconnect:
             log.debug("websocket.gone")
         finally:
             view.hub.unsubscribe(self._subscription)
@@ -88,15 +89,15 @@ class Connection:
             await self._send(greeting)
 
     async def _talk(self) -> None:
-        tasks = [asyncio.create_task(part) for part in (self._read(), self._write(), self._lagged())]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
+        """Until the first of the three ends; a task group of the server's own kind, so that its cancellation passes."""
+        async with anyio.create_task_group() as group:
+
+            async def run(part: Callable[[], Awaitable[None]]) -> None:
+                await part()
+                group.cancel_scope.cancel()
+
+            for part in (self._read, self._write, self._lagged):
+                group.start_soon(run, part)
 
     async def _read(self) -> None:
         async for text in self._incoming():
