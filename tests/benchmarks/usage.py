@@ -1,7 +1,7 @@
 """Usage events booked per second by the ledger's own transactions, beside a plain COPY of the same rows.
 
-One connection each, the same database, interleaved runs. Every event settles a hold that was granted before, in one of a
-thousand threads: parsing, locks, budget, hold, event and hourly rollup are all in the figure.
+One connection each, the same database, interleaved runs. Every event settles a hold that was granted before, in one of
+a thousand threads: parsing, locks, budget, hold, event and hourly rollup are all in the figure.
 """
 
 from __future__ import annotations
@@ -93,8 +93,11 @@ async def _granted(db: Database, chance: random.Random, size: int) -> list[bytes
         await rows.add_holds(connection, holds)
         await connection.execute(
             text(
-                """update budgets set held = sums.held from (select thread_id, sum(prompt_bound + max_completion) as held
-                from holds group by 1) sums where sums.thread_id = budgets.thread_id"""
+                """
+                update budgets set held = sums.held
+                from (select thread_id, sum(prompt_bound + max_completion) as held from holds group by 1) as sums
+                where sums.thread_id = budgets.thread_id
+                """
             )
         )
     async with db.begin() as connection:
@@ -144,7 +147,8 @@ async def _book(db: Database, events: Sequence[bytes]) -> float:
 
 
 async def _copy(raw: asyncpg.Connection) -> float:
-    records = [tuple(record) for record in await raw.fetch(f"select {', '.join(_COPIED)} from usage_events")]
+    columns = ", ".join(_COPIED)
+    records = [tuple(record) for record in await raw.fetch(f"select {columns} from usage_events")]  # noqa: S608
     started = time.perf_counter()
     await raw.copy_records_to_table("copied", records=records, columns=_COPIED)
     return time.perf_counter() - started

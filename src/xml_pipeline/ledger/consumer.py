@@ -27,7 +27,7 @@ from xml_pipeline.storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-BATCH = 500
+BATCH = 1000
 _ATTEMPTS = 5
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0

@@ -115,12 +115,12 @@ class _Batch:
             self._take_back(self._bookings[hold.call_id])
 
     def expire(self, hold: Hold) -> None:
-        self._move_budget(hold.thread_id, held=-hold.size)
         if hold.call_id in self._bookings:
             self._move_hold(hold, HoldState.SETTLED)
+            self._move_budget(hold.thread_id, held=-hold.size)
         else:
             self._move_hold(hold, HoldState.EXPIRED)
-            self._book(self._expired(hold))
+            self._book(self._expired(hold), freed=hold.size)
 
     def _expired(self, hold: Hold) -> Booking:
         cost = self._pricing(hold.provider, hold.model, hold.prompt_bound, hold.max_completion, hold.granted_at)
@@ -154,12 +154,11 @@ class _Batch:
         state = self._state(hold)
         if state is HoldState.SETTLED:
             return
-        if state is HoldState.HELD:
-            self._move_budget(hold.thread_id, held=-hold.size)
-        elif state is HoldState.EXPIRED:
+        if state is HoldState.EXPIRED:
             self._take_back(self._bookings[hold.call_id])
         self._move_hold(hold, HoldState.SETTLED)
-        self._book(self._measured(event, hold.thread_id, hold.agent_id, hold.period, hold.granted_at))
+        measured = self._measured(event, hold.thread_id, hold.agent_id, hold.period, hold.granted_at)
+        self._book(measured, freed=hold.size if state is HoldState.HELD else 0)
 
     def _book_without_hold(self, position: int, event: UsageEvent) -> None:
         """The hold is not known, but the tokens are gone: they are booked where the message says."""
@@ -196,12 +195,12 @@ class _Batch:
 
     # What they have in common
 
-    def _book(self, booking: Booking) -> None:
+    def _book(self, booking: Booking, *, freed: int = 0) -> None:
         stored = booking.call_id in self._situation.bookings
         (self.changes.corrected if stored else self.changes.booked)[booking.call_id] = booking
         self.changes.removed.discard(booking.call_id)
         self._bookings[booking.call_id] = booking
-        self._add(booking, 1)
+        self._add(booking, 1, freed)
 
     def _take_back(self, booking: Booking) -> None:
         del self._bookings[booking.call_id]
@@ -211,10 +210,9 @@ class _Batch:
             self.changes.removed.add(booking.call_id)
         self._add(booking, -1)
 
-    def _add(self, booking: Booking, sign: int) -> None:
-        self._move_budget(
-            booking.thread_id, prompt=sign * booking.prompt_tokens, completion=sign * booking.completion_tokens
-        )
+    def _add(self, booking: Booking, sign: int, freed: int = 0) -> None:
+        prompt, completion = sign * booking.prompt_tokens, sign * booking.completion_tokens
+        self._move_budget(booking.thread_id, held=-freed, prompt=prompt, completion=completion)
         key = RollupKey(booking.period, _hour(booking.granted_at), booking.agent_id, booking.model, booking.provider)
         self.changes.rollups.setdefault(key, Sums()).add(booking, sign)
 

@@ -25,7 +25,7 @@ from xml_pipeline.storage.schema import require_current_schema
 
 log = structlog.get_logger(__name__)
 
-PREFETCH = 1000
+PREFETCH = 2000
 _INTERVAL = 1.0
 # Calls that are under way when it is time to stop are still settled, at most this long, in seconds.
 DRAIN_LIMIT = 8.0
