@@ -183,6 +183,45 @@ async def test_what_cannot_be_booked_is_kept_and_the_rest_goes_on(
     assert (body, reason) == (poison, True)
 
 
+async def test_one_message_that_the_database_refuses_does_not_spoil_its_batch(db: Database, organism_name: str) -> None:
+    broker = MemoryBroker()
+
+    async def connect() -> Bus:
+        return broker.connect()
+
+    async with db.begin() as connection:
+        await connection.execute(text("alter table usage_events add constraint taste check (prompt_tokens <> 13)"))
+    message = await handled_message(db)
+    requests = [ask(message, prompt=20, completion=0) for _ in range(20)]
+    events = [used(message, request.call_id, prompt=4 + place) for place, request in enumerate(requests)]
+    async with running(connect, db, organism_name) as client:
+        await client.send(*requests)
+        await client.receive(20)
+        await client.send(*events)
+
+        async def all_but_one_settled() -> bool:
+            return await numbers(db, "select count(*) from holds where state = 'settled'") == (19,)
+
+        await until(all_but_one_settled)
+        await client.send(HoldRelease(call_id=requests[9].call_id))
+    assert await numbers(db, "select count(*) from dead_letters where reason like '%taste%'") == (1,)
+    await check_books(db)
+
+
+async def test_two_who_claim_one_call_at_the_same_time_get_one_hold(
+    connect: Connect, db: Database, organism_name: str
+) -> None:
+    pairs = [(await handled_message(db), await handled_message(db), uuid4()) for _ in range(20)]
+    requests = [ask(message, call=call) for *both, call in pairs for message in both]
+    async with running(connect, db, organism_name, services=2) as client:
+        for start in range(0, len(requests), 2):
+            await client.send(*requests[start : start + 2])
+        assert {reply.state for reply in await client.receive(40)} == {"granted"}
+        assert await numbers(db, "select count(*) from holds") == (20,)
+        await client.send(*(HoldRelease(call_id=call) for *_, call in pairs))
+    await check_books(db)
+
+
 async def test_a_hold_that_nobody_settles_expires(connect: Connect, db: Database, organism_name: str) -> None:
     message = await handled_message(db)
     async with running(connect, db, organism_name) as client:
