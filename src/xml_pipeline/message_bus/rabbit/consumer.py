@@ -1,122 +1,27 @@
-"""Consuming in batches: deliveries are kept as they arrive, acks of many go out in one write."""
+"""A subscription that lasts: made again whenever it is lost, and looked after where nobody tells of the loss."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
-from aiormq.abc import AbstractChannel
 from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity
 
 from xml_pipeline.errors import BrokerUnavailable, NotFound
 from xml_pipeline.message_bus.port import Incoming
-from xml_pipeline.message_bus.rabbit import frames
 from xml_pipeline.message_bus.rabbit.declaring import Declarer, bind_own_queue, declare_own_queue
-from xml_pipeline.message_bus.rabbit.link import Backoff, Connection, Link, call
+from xml_pipeline.message_bus.rabbit.delivery import DeliveryChannel
+from xml_pipeline.message_bus.rabbit.link import Backoff, Link, call
+from xml_pipeline.message_bus.rabbit.watchdog import Watchdog
 from xml_pipeline.message_bus.topology import Binding
 
 log = structlog.get_logger(__name__)
 
 _FIRST_SECONDS: Final = 10.0
-
-
-class DeliveryChannel:
-    """A channel with one consumer: puts deliveries together, and knows which tags are not acked yet."""
-
-    def __init__(self, amqp: AbstractChannel, connection: Connection, epoch: int, wake: asyncio.Event) -> None:
-        self.amqp = amqp
-        self.epoch = epoch
-        self.queue = ""
-        self.consuming = False
-        self.closed = asyncio.Event()
-        self.arrived: deque[Incoming] = deque()
-        self._connection = connection
-        self._wake = wake
-        self._unacked: dict[int, None] = {}
-        self._delivery: frames.Delivery | None = None
-        self._properties = frames.Properties()
-        self._parts: list[bytes] = []
-        self._missing = 0
-        amqp.on_consumer_cancel_callbacks.add(lambda _: self.lose())
-
-    def lose(self) -> None:
-        """The broker delivers no more here."""
-        self.consuming = False
-        self.closed.set()
-        self._wake.set()
-
-    def take_method(self, method: tuple[int, int], data: bytes, start: int) -> bool:
-        """Take the beginning of a delivery."""
-        if method != frames.DELIVER:
-            return False
-        self._delivery = frames.decode_deliver(data, start)
-        return True
-
-    def take_header(self, data: bytes, start: int, end: int) -> None:
-        """Take a delivery's properties and the size of its body."""
-        self._properties = frames.decode_properties(data, start, end)
-        self._missing = frames.decode_body_size(data, start)
-        if self._missing == 0:
-            self._complete()
-
-    def take_body(self, part: bytes) -> None:
-        """Take a part of a body; the last one completes the delivery."""
-        self._parts.append(part)
-        self._missing -= len(part)
-        if self._missing <= 0:
-            self._complete()
-
-    def ack(self, tags: Iterable[int]) -> None:
-        """Acknowledge those of the tags that are not acked yet, in one write."""
-        settled = self._settle(tags)
-        if settled:
-            self._connection.tap.write(frames.encode_acks(self.amqp.number, settled))
-
-    def reject(self, tags: Iterable[int], *, requeue: bool) -> None:
-        """Give back, or dead-letter, in one write."""
-        settled = self._settle(tags)
-        if settled:
-            self._connection.tap.write(frames.encode_nacks(self.amqp.number, settled, requeue=requeue))
-
-    def _settle(self, tags: Iterable[int]) -> list[tuple[int, bool]]:
-        """The fewest (tag, multiple) that settle these tags and no other."""
-        wanted = {tag for tag in tags if tag in self._unacked}
-        last = 0
-        for tag in self._unacked:
-            if tag not in wanted:
-                break
-            last = tag
-        settled = [(last, True)] if last else []
-        settled += [(tag, False) for tag in sorted(wanted) if tag > last]
-        for tag in wanted:
-            del self._unacked[tag]
-        return settled
-
-    def _complete(self) -> None:
-        delivery, properties = self._delivery, self._properties
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._delivery, self._parts = None, []
-        if delivery is None:
-            return
-        self._unacked[delivery.tag] = None
-        self.arrived.append(
-            Incoming(
-                tag=delivery.tag,
-                epoch=self.epoch,
-                queue=self.queue,
-                exchange=delivery.exchange,
-                routing_key=delivery.routing_key,
-                body=body,
-                headers=properties.headers,
-                redelivered=delivery.redelivered,
-                correlation_id=properties.correlation_id,
-                reply_to=properties.reply_to,
-            )
-        )
-        self._wake.set()
 
 
 class RabbitConsumer:
@@ -235,11 +140,32 @@ class RabbitConsumer:
         while True:
             if subscribed and self._channel is not None:
                 backoff.reset()
-                await self._channel.closed.wait()
+                await self._stay(self._channel)
                 await self._lose(self._channel)
             subscribed = await self._subscribe_again()
             if not subscribed:
                 await backoff.pause()
+
+    async def _stay(self, channel: DeliveryChannel) -> None:
+        """Return when the broker does not deliver here any more, whether it said so or not."""
+        watchdog = Watchdog(self._prefetch)
+        while not channel.closed.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(watchdog.next_look()):
+                    await channel.closed.wait()
+                    return
+            if self._queue is not None and await self._is_forgotten(channel, self._queue, watchdog):
+                log.warning("consumer_forgotten", queue=self._queue)
+                return
+
+    async def _is_forgotten(self, channel: DeliveryChannel, queue: str, watchdog: Watchdog) -> bool:
+        if not watchdog.wants_to_know(channel.completed, channel.unacked):
+            return False
+        try:
+            seen = await call(channel.amqp.queue_declare(queue, passive=True))
+        except (BrokerUnavailable, AMQPChannelError):
+            return True
+        return watchdog.is_forgotten(seen.message_count or 0, seen.consumer_count or 0, channel.unacked)
 
     async def _lose(self, channel: DeliveryChannel) -> None:
         """Drop what the broker will deliver again; what came to a queue of one's own is kept."""

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 DECLARE_SECONDS: Final = 30.0
 _KEEP_SECONDS: Final = 10.0
+# The broker tells the consumers of a deleted quorum queue only if nobody declares it again at once.
+_SETTLE_SECONDS: Final = 1.0
 _OWN_QUEUE: Final[ArgumentsType] = {"x-max-length": OWN_QUEUE_MAX_LENGTH, "x-overflow": "drop-head"}
 
 
@@ -64,26 +66,31 @@ class Declarer:
             log.warning("topology_refused", reason=str(error))
 
     async def restore(self) -> bool:
-        """Declare again all that was declared; many who ask at once share one run. Whether it worked."""
+        """Declare again what is missing; many who ask at once share one run. Whether it worked."""
         seen = self._restored
         async with self._restoring:
             if self._restored > seen:
                 return True
-            try:
-                await _declare(await self._link.connection(), self._topology)
-                await self._on_restored()
-            except (BrokerUnavailable, Refused) as error:
-                log.warning("topology_not_restored", reason=str(error))
-                return False
-            self._restored += 1
-            log.debug("topology_restored")
-            return True
+            await asyncio.sleep(_SETTLE_SECONDS)
+            done = await self._declare_again()
+            self._restored += done
+        log.warning("topology_restored", complete=done)
+        return done
+
+    async def _declare_again(self) -> bool:
+        try:
+            await _declare(await self._link.connection(), self._topology)
+            await self._on_restored()
+        except (BrokerUnavailable, Refused) as error:
+            log.warning("topology_not_declared", reason=str(error))
+            return False
+        return True
 
     async def keep(self) -> None:
         """Declare again now and then: nobody is told of a deleted exchange or binding."""
         while True:
             await asyncio.sleep(_KEEP_SECONDS)
-            await self.restore()
+            await self._declare_again()
 
     async def restore_exchange(self, name: str) -> bool:
         """Declare again when the exchange is one that was declared; whether it is there now."""
