@@ -1,7 +1,7 @@
 r"""From a regular expression as pydantic reads it to one as XSD reads it.
 
 XSD's are anchored at both ends, pydantic's at neither. Only what means the same to both is carried over: literals,
-`.`, `\d`, classes, groups, alternatives and quantifiers. The rest (`\w`, look-around, `\b`, flags) is left to the model.
+`.`, `\d`, classes, groups, alternatives, quantifiers. The rest (`\w`, look-around, `\b`, flags) is left to the model.
 """
 
 from __future__ import annotations
