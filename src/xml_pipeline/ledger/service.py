@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 PREFETCH = 2000
 _INTERVAL = 1.0
-# Calls that are under way when it is time to stop are still settled, at most this long, in seconds.
+# Calls that are under way when the whole organism stops are still settled, at most this long, in seconds.
 DRAIN_LIMIT = 8.0
 _QUIET = 0.2
 
@@ -125,7 +125,7 @@ class _Usage:
         log.info("configuration_changed", version=latest.version)
 
     async def _drain(self) -> None:
-        """Go on until what has arrived is booked and no call is under way."""
+        """Go on until what has arrived is booked, and, where the whole organism stops, no call is under way."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_LIMIT):
                 await self._until_idle()
@@ -141,7 +141,8 @@ class _Usage:
             return True
         try:
             async with self._db.begin() as connection:
-                return await any_hold_open(connection)
+                stops = (await read_state(connection)).stops(self._started_at)
+                return stops and await any_hold_open(connection)
         except DatabaseUnavailable:
             return False
 
