@@ -47,6 +47,15 @@ async def test_asks_and_understands(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+async def test_the_limit_goes_where_the_endpoint_looks_for_it() -> None:
+    async with stub_llm([good()]) as stub:
+        config = LlmConfig(provider="openai", base_url=stub.url, options={"limit_field": "num_predict"})
+        provider = OpenAiProvider(config)
+        await provider.complete(CompletionRequest(UUID(int=7), "a", "m", (ChatMessage("user", "x"),), 9, 5.0))
+        await provider.aclose()
+    assert stub.requests[0][1]["num_predict"] == 9
+
+
 async def test_waits_as_long_as_it_is_told() -> None:
     async with stub_llm([Step(429, headers={"Retry-After": "0.3"}), good()]) as stub:
         started = time.monotonic()

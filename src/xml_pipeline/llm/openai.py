@@ -61,7 +61,8 @@ class OpenAiProvider:
     """Calls `base_url`/chat/completions with the key that the environment variable `api_key_env` holds.
 
     Tries again on 429 (waiting as Retry-After says), on 5xx, and when no connection is made, at most four times and
-    never beyond the call's time. `options`: `provider_name` (in ledger and price table), and `headers`.
+    never beyond the call's time. `options`: `provider_name` (in ledger and price table), `headers`, and `limit_field`,
+    the field that carries the most tokens of the completion, where the endpoint does not know the usual one.
     """
 
     def __init__(self, config: LlmConfig) -> None:
@@ -70,6 +71,7 @@ class OpenAiProvider:
         self._headers = _headers(config.options.get("headers", {}))
         base_url = (config.base_url or DEFAULT_BASE_URL).rstrip("/")
         self._url = f"{base_url}/chat/completions"
+        self._limit_field = str(config.options.get("limit_field", _usual_limit_field(base_url)))
         self._client = httpx.AsyncClient(follow_redirects=False)
 
     async def complete(self, request: CompletionRequest) -> Answer:
@@ -93,7 +95,7 @@ class OpenAiProvider:
         timeout = httpx.Timeout(remaining, connect=min(_CONNECT_TIMEOUT, remaining * 0.9))
         try:
             return await self._client.post(
-                self._url, json=_body(request), headers=self._request_headers(request), timeout=timeout
+                self._url, json=self._body(request), headers=self._request_headers(request), timeout=timeout
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise _TryAgain(f"{self.name} is not reachable: {type(error).__name__}") from error
@@ -102,9 +104,24 @@ class OpenAiProvider:
         except httpx.HTTPError as error:
             raise ProviderError(f"the connection to {self.name} broke: {type(error).__name__}") from error
 
+    def _body(self, request: CompletionRequest) -> dict[str, object]:
+        body: dict[str, object] = {
+            "model": request.model,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            self._limit_field: request.max_tokens,
+        }
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        return body
+
     def _request_headers(self, request: CompletionRequest) -> dict[str, str]:
         authorization = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         return {**self._headers, **authorization, "X-Client-Request-Id": str(request.call_id)}
+
+
+def _usual_limit_field(base_url: str) -> str:
+    """OpenAI itself refuses `max_tokens` for its newer models; everybody else knows it."""
+    return "max_completion_tokens" if base_url == DEFAULT_BASE_URL else "max_tokens"
 
 
 def _headers(option: object) -> dict[str, str]:
@@ -122,17 +139,6 @@ def _again_until(ends: float) -> Callable[[Exception], bool | float]:
         return True if error.wait is None else error.wait
 
     return decide
-
-
-def _body(request: CompletionRequest) -> dict[str, object]:
-    body: dict[str, object] = {
-        "model": request.model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-        "max_tokens": request.max_tokens,
-    }
-    if request.temperature is not None:
-        body["temperature"] = request.temperature
-    return body
 
 
 def _answer_of(request: CompletionRequest, response: httpx.Response) -> Answer:
