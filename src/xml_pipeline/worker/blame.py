@@ -11,24 +11,16 @@ DEATHS_UNTIL_ALONE = 2
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`guilty` fails. Suspects and neighbours run again, uncounted: suspects alone, so that the next death is clear.
-
-    `explained`: the death is no mark against those who run again.
-    """
+    """`guilty` fails, the others run again, uncounted. Where nobody is guilty, the death is a mark against all."""
 
     guilty: int | None
-    suspects: frozenset[int] = frozenset()
-    explained: bool = True
 
 
-def blame(in_loop: int, in_threads: Collection[int], present: Collection[int], *, alone: bool) -> Verdict:
-    """Decide by what the marker said last: the run whose step the event loop executed (0: none), and runs in threads.
+def blame(in_step: int, present: Collection[int], *, alone: bool) -> Verdict:
+    """Decide by what the marker said last: the run whose step the event loop executed, 0 for none.
 
     `present` are the runs of the child that had not ended; `alone` says that it was a child for one run only.
     """
     if alone and len(present) == 1:
         return Verdict(next(iter(present)))
-    candidates = frozenset({in_loop, *in_threads} & set(present))
-    if len(candidates) == 1:
-        return Verdict(next(iter(candidates)))
-    return Verdict(None, suspects=candidates, explained=bool(candidates))
+    return Verdict(in_step if in_step in present else None)

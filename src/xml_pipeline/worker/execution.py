@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from xml_pipeline.envelope.model import Outcome, Output
@@ -74,7 +73,7 @@ class Executor:
     async def _execute(self, listener: Listener, work: Run) -> tuple[Output, ...]:
         payload = self._payloads.read(work.payload)
         with handler_context(self._context(listener, work)):
-            result = await self._call(listener, payload, self._metadata(listener, work), work.run)
+            result = await listener.handler(payload, self._metadata(listener, work))
         limits = self._organism.limits
         return outputs_of(
             result,
@@ -83,13 +82,6 @@ class Executor:
             max_outputs=limits.max_outputs_per_turn,
             max_bytes=limits.max_envelope_bytes,
         )
-
-    async def _call(self, listener: Listener, payload: object, metadata: HandlerMetadata, run: int) -> object:
-        handler = listener.handler
-        if _is_async(handler):
-            return await handler(payload, metadata)
-        result = await self._stepper.in_thread(run, lambda: handler(payload, metadata))
-        return await result if isinstance(result, Awaitable) else result
 
     def _context(self, listener: Listener, work: Run) -> HandlerContext:
         return HandlerContext(
@@ -138,15 +130,14 @@ class Executor:
     def _ended(self, running: _Running, task: asyncio.Task[tuple[Output, ...]]) -> None:
         running.scope.cancel_leftovers()
         error = None if task.cancelled() else task.exception()
-        stuck = self._stepper.still_in_thread(running.work.run)
         if running.verdict is not None:
-            self._tell(running, *running.verdict, stuck=stuck)
+            self._tell(running, *running.verdict)
         elif task.cancelled():
-            self._tell(running, Outcome.ERROR, "CancelledError: the handler cancelled itself", stuck=stuck)
+            self._tell(running, Outcome.ERROR, "CancelledError: the handler cancelled itself")
         elif error is not None:
-            self._tell(running, Outcome.ERROR, describe(error), stuck=stuck)
+            self._tell(running, Outcome.ERROR, describe(error))
         else:
-            self._tell(running, Outcome.OK, None, outputs=task.result(), stuck=stuck)
+            self._tell(running, Outcome.OK, None, outputs=task.result())
 
     def _tell(
         self,
@@ -165,7 +156,3 @@ class Executor:
         self._running.pop(running.work.run, None)
         duration = int((time.perf_counter() - running.started) * 1000)
         self._report(Done(running.work.run, outcome, outputs, reason, duration, stuck))
-
-
-def _is_async(handler: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004

@@ -31,10 +31,13 @@ class LedgerClient:
         self._replies: Consumer | None = None
         self._waiting: dict[UUID, asyncio.Future[HoldReply]] = {}
 
+    async def open(self) -> None:
+        """Get an address for replies. Raises BrokerUnavailable."""
+        self._replies = await self._bus.subscribe([])
+
     async def run(self) -> None:
         """Receive replies, until cancelled."""
-        self._replies = await self._bus.subscribe([])
-        while True:
+        while self._replies is not None:
             for delivery in await self._replies.batch(_MOST_REPLIES):
                 self._receive(delivery)
 

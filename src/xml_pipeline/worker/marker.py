@@ -1,7 +1,7 @@
 """A scrap of shared memory in which a child keeps whose code it is executing, so that its death has a culprit.
 
-Cells of 64 bits: the run whose step the event loop executes (0: none), a count of steps, and for each thread slot the
-run whose synchronous handler it executes. The parent only reads; a cell is written whole, so no lock is needed.
+Two cells of 64 bits: the run whose step the event loop executes (0: none), and a count of steps. The parent only reads;
+a cell is written whole, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import mmap
 import os
 import tempfile
 
-THREAD_SLOTS = 64
-_LOOP, _STEPS, _THREADS = 0, 1, 2
-_SIZE = 8 * (_THREADS + THREAD_SLOTS)
+_RUN, _STEPS = 0, 1
+_SIZE = 16
 
 
 def make_marker_file() -> int:
@@ -33,25 +32,16 @@ class Marker:
         """The event loop begins a step of `run`."""
         cells = self._cells
         cells[_STEPS] += 1
-        cells[_LOOP] = run
+        cells[_RUN] = run
 
     def leave(self) -> None:
         """The step is over."""
-        self._cells[_LOOP] = 0
-
-    def enter_thread(self, slot: int, run: int) -> None:
-        """Thread slot `slot` begins to execute `run`; 0 ends it."""
-        self._cells[_THREADS + slot] = run
+        self._cells[_RUN] = 0
 
     @property
     def step(self) -> tuple[int, int]:
         """The run in the event loop, 0 for none, and the count of steps so far."""
-        return self._cells[_LOOP], self._cells[_STEPS]
-
-    @property
-    def threads(self) -> frozenset[int]:
-        """The runs whose handlers are in threads."""
-        return frozenset(self._cells[_THREADS:]) - {0}
+        return self._cells[_RUN], self._cells[_STEPS]
 
     def close(self) -> None:
         """Unmap."""

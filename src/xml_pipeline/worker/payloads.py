@@ -12,7 +12,7 @@ from xml_pipeline.envelope.model import HUH_TAG, SYSTEM_ERROR_TAG, Kind, Output
 from xml_pipeline.envelope.parser import parse
 from xml_pipeline.envelope.system import Huh, SystemError  # noqa: A004 the name is the payload's
 from xml_pipeline.envelope.text import encode_text, uncarriable
-from xml_pipeline.errors import Fault, InvalidInput, InvalidPayload, InvalidXml
+from xml_pipeline.errors import Fault, InvalidInput, InvalidPayload, InvalidXml, UnsupportedPayload
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.payload import PayloadType
 from xml_pipeline.worker.handler_api import HandlerResponse
@@ -42,10 +42,14 @@ class Payloads:
         return self._type(cls, tag).from_xml(payload)
 
     def write(self, payload: object, owner: str) -> bytes:
-        """Canonical XML of an object as a payload of the listener `owner`. Raises InvalidInput."""
+        """Canonical XML of an object as a payload of the listener `owner`. Raises InvalidPayload, and Rubbish."""
         cls = type(payload)
         tag = _SYSTEM_TAGS.get(cls) or f"{owner}.{cls.__name__}".lower()
-        return self._type(cls, tag).to_xml(payload)
+        try:
+            known = self._type(cls, tag)
+        except UnsupportedPayload as error:
+            raise Rubbish(f"the payload of a HandlerResponse is a {cls.__name__}: {error}") from None
+        return known.to_xml(payload)
 
     def _type(self, cls: type[Any], tag: str) -> PayloadType:
         known = self._types.get((cls, tag))

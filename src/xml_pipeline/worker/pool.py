@@ -27,6 +27,7 @@ _EXIT_LIMIT = 2.0
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
 _ALONE_IDLE = 30.0
+_MOST_ALONE = 4
 
 
 class ChildFailed(XmlPipelineError):
@@ -60,7 +61,7 @@ class Source:
 
 
 class Pool:
-    """N children of one generation, those of the one before until they are done, and one for suspects."""
+    """N children of one generation, those of the one before until they are done, and some for suspects."""
 
     def __init__(self, source: Source, settings: WorkerSettings, events: PoolEvents) -> None:
         self._source = source
@@ -177,7 +178,8 @@ class Pool:
         current = [m for m in self._where(State.STARTING, State.READY) if m.generation == self._generation]
         for _ in range(self._settings.processes - sum(not member.alone for member in current)):
             self._new(self._source, self._generation)
-        if self._suspects and not any(member.alone for member in current):
+        alone = sum(member.alone and not member.runs for member in current)
+        for _ in range(min(len(self._suspects), _MOST_ALONE - sum(member.alone for member in current)) - alone):
             self._new(self._source, self._generation, alone=True)
 
     # Handing out
@@ -289,16 +291,13 @@ class Pool:
         """The guilty fails, the others run again."""
         runs, member.runs = member.runs, {}
         marker = member.process.marker
-        in_loop, in_threads = (marker.step[0], marker.threads) if marker else (0, frozenset[int]())
-        if member.blocked_by is not None:
-            verdict = Verdict(member.blocked_by)
-        else:
-            verdict = blame(in_loop, in_threads, runs, alone=member.alone)
+        in_step = marker.step[0] if marker else 0
+        verdict = blame(member.blocked_by or in_step, runs, alone=member.alone)
         for run, assigned in runs.items():
             if run == verdict.guilty:
                 self._events.finished(assigned.job, self._sentence(member, run))
             else:
-                self._again(assigned.job, verdict, suspect=run in verdict.suspects)
+                self._again(assigned.job, verdict)
 
     def _sentence(self, member: Member, run: int) -> Done:
         if member.blocked_by == run:
@@ -306,10 +305,9 @@ class Pool:
             return Done(run, Outcome.TIMEOUT, reason=f"blocked: it held up the event loop for {seconds:.1f} s")
         return Done(run, Outcome.ERROR, reason=f"child-died: its process ended with {member.process.exit_text}")
 
-    def _again(self, job: Job, verdict: Verdict, *, suspect: bool) -> None:
-        job.deaths += 0 if verdict.explained else 1
-        alone = suspect or job.deaths >= DEATHS_UNTIL_ALONE
-        (self._suspects if alone else self._waiting).append(job)
+    def _again(self, job: Job, verdict: Verdict) -> None:
+        job.deaths += verdict.guilty is None
+        (self._waiting if job.deaths < DEATHS_UNTIL_ALONE else self._suspects).append(job)
 
     # Watching
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from xml_pipeline.errors import BrokerUnavailable
 from xml_pipeline.message_bus.messages import ControlHint, Heartbeat
-from xml_pipeline.message_bus.port import Bus, Outgoing
+from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Binding, Names, Topology, organism_topology
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.worker.desk import Desk
@@ -80,7 +80,9 @@ class Worker:
             await self._bus.declare(self._topology())
             tasks = [asyncio.create_task(part) for part in (self._desk.pool.run(), self._outbox.run())]
             self._adopt(await self._desk.pool.start())
-            tasks += [asyncio.create_task(part) for part in self._parts()]
+            await self._ledger.open()
+            hints = await self._bus.subscribe([Binding(self._names.control, "")])
+            tasks += [asyncio.create_task(part) for part in self._parts(hints)]
             await self._intake.serve(self._served, self._concurrency)
             log.info("worker_ready", instance=self._instance, listeners=self._served)
             await self._until_stopped(stop, tasks)
@@ -88,12 +90,12 @@ class Worker:
         finally:
             await self._end(tasks)
 
-    def _parts(self) -> Sequence[Coroutine[object, object, None]]:
+    def _parts(self, hints: Consumer) -> Sequence[Coroutine[object, object, None]]:
         return (
             self._ledger.run(),
             self._desk.run_acks(),
             self._heartbeats(),
-            self._hints(),
+            self._hints(hints),
             self._reload_loop(),
         )
 
@@ -163,8 +165,7 @@ class Worker:
 
     # What it is told
 
-    async def _hints(self) -> None:
-        consumer = await self._bus.subscribe([Binding(self._names.control, "")])
+    async def _hints(self, consumer: Consumer) -> None:
         try:
             while True:
                 for delivery in await consumer.batch(_MOST_HINTS):
@@ -210,7 +211,7 @@ class Worker:
         await self._serve_anew()
 
     def _read_file(self) -> str:
-        return (self._settings.file or self._organism.folder / "organism.yaml").read_text(encoding="utf-8")
+        return (self._organism.file or self._organism.folder / "organism.yaml").read_text(encoding="utf-8")
 
     async def _serve_anew(self) -> None:
         while True:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 MOST_PROCESSES = 4
 _GRACE = 25.0
@@ -18,8 +17,7 @@ class WorkerSettings:
 
     `listeners` is the subset to serve, None: all. `grace` is what running handlers get when the worker stops.
     `block_limit` is how long one step of a handler may hold up its child's event loop, `silence_limit` how long a
-    child may answer nothing at all. `file` is read again when a
-    newer configuration is heard of without its text.
+    child may answer nothing at all.
     """
 
     processes: int = 1
@@ -27,7 +25,6 @@ class WorkerSettings:
     grace: float = _GRACE
     block_limit: float = _BLOCK_LIMIT
     silence_limit: float = 15.0
-    file: Path | None = None
 
     @classmethod
     def from_environment(
@@ -40,6 +37,5 @@ class WorkerSettings:
             processes=asked or min(os.cpu_count() or 1, MOST_PROCESSES),
             listeners=frozenset(filter(None, named)) or None,
             grace=float(environment.get("ORGANISM_WORKER_GRACE") or _GRACE),
-            file=Path(named_file) if (named_file := environment.get("ORGANISM_FILE")) else None,
             block_limit=float(environment.get("ORGANISM_WORKER_BLOCK_LIMIT") or _BLOCK_LIMIT),
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
-from xml_pipeline.worker.marker import THREAD_SLOTS, Marker
+from xml_pipeline.worker.marker import Marker
 
 T = TypeVar("T")
 
@@ -78,13 +77,10 @@ class Stepped(Coroutine[Any, Any, T]):
 
 
 class Stepper:
-    """Starts runs, and marks all their steps: of tasks and of threads."""
+    """Starts runs, and marks all their steps, those of the tasks that they start included."""
 
     def __init__(self, marker: Marker) -> None:
         self._marker = marker
-        self._pool = ThreadPoolExecutor(THREAD_SLOTS, thread_name_prefix="handler")
-        self._free = list(range(THREAD_SLOTS))
-        self._in_threads: set[int] = set()
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have tasks that handlers start marked, too."""
@@ -96,30 +92,6 @@ class Stepper:
         context.run(_scope.set, scope)
         stepped = Stepped(coroutine, self._marker, scope.run)
         return asyncio.Task(stepped, loop=asyncio.get_running_loop(), context=context)
-
-    async def in_thread(self, run: int, function: Callable[[], T]) -> T:
-        """Call a function that may block, in a thread that is marked."""
-        context = copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: context.run(self._marked, run, function)
-        )
-
-    def still_in_thread(self, run: int) -> bool:
-        """Whether a thread still executes `run`, cancelled or not."""
-        return run in self._in_threads
-
-    def _marked(self, run: int, function: Callable[[], T]) -> T:
-        slot = self._free.pop()
-        self._in_threads.add(run)
-        self._marker.enter_thread(slot, run)
-        try:
-            return function()
-        except (SystemExit, KeyboardInterrupt, StopIteration) as error:
-            raise HandlerExit(repr(error)) from error
-        finally:
-            self._marker.enter_thread(slot, 0)
-            self._free.append(slot)
-            self._in_threads.discard(run)
 
     def _make_task(
         self,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -56,26 +55,12 @@ async def test_tasks_of_a_handler_are_marked(marker: Marker, stepper: Stepper) -
     assert await stepper.start(RunScope(5), handler()) == [5, 5, 5, 5]
 
 
-async def test_threads_are_marked(marker: Marker, stepper: Stepper) -> None:
-    seen = await stepper.start(RunScope(3), stepper.in_thread(3, lambda: marker.threads))
-    assert seen == frozenset({3})
-    assert marker.threads == frozenset()
-
-
 async def test_an_exit_is_an_error_of_the_handler(stepper: Stepper) -> None:
     async def handler() -> None:
         raise SystemExit(3)
 
     with pytest.raises(HandlerExit):
         await stepper.start(RunScope(1), handler())
-
-
-async def test_an_exit_in_a_thread_is_an_error_of_the_handler(stepper: Stepper) -> None:
-    def handler() -> None:
-        raise SystemExit(3)
-
-    with pytest.raises(HandlerExit):
-        await stepper.start(RunScope(1), stepper.in_thread(1, handler))
 
 
 async def test_what_a_handler_left_behind_is_cancelled(stepper: Stepper) -> None:
@@ -89,13 +74,3 @@ async def test_what_a_handler_left_behind_is_cancelled(stepper: Stepper) -> None
     scope.cancel_leftovers()
     with pytest.raises(asyncio.CancelledError):
         await left[0]
-
-
-async def test_a_thread_that_goes_on_is_known(stepper: Stepper) -> None:
-    task = stepper.start(RunScope(1), stepper.in_thread(1, lambda: time.sleep(0.3)))
-    while not stepper.still_in_thread(1):
-        await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert stepper.still_in_thread(1)
