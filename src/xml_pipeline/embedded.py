@@ -20,6 +20,7 @@ from xml_pipeline.routing.service import run_router
 from xml_pipeline.runtime import current_database, require_free_port
 from xml_pipeline.server.gateway import run_gateway
 from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.messages import forget_deliveries
 from xml_pipeline.storage.schema import migrate_database
 from xml_pipeline.worker.service import run_worker
 
@@ -59,6 +60,8 @@ async def run_embedded(organism: Organism, place: Place, *, stop: asyncio.Event,
             url = await stack.enter_async_context(_own_database(place.data))
         connect = await stack.enter_async_context(_buses(place.amqp_url))
         database = await stack.enter_async_context(current_database(url, name=instance, pool_size=place.pool_size))
+        if place.amqp_url is None:
+            await _forget_deliveries(database)
         await _run_services(organism, place, connect, database, stop=stop, instance=instance)
 
 
@@ -71,6 +74,13 @@ async def _own_database(data: Path) -> AsyncIterator[str]:
         yield url
     finally:
         await server.stop()
+
+
+async def _forget_deliveries(database: Database) -> None:
+    """The bus in memory begins empty: what an earlier process had out goes out again, without waiting for deadlines."""
+    async with database.begin() as connection:
+        if count := await forget_deliveries(connection):
+            log.info("embedded.goes_on", out=count)
 
 
 _Connect = Callable[[str], Coroutine[None, None, Bus]]

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xml_pipeline.storage.page import Page
@@ -76,6 +76,12 @@ async def reply_to(connection: AsyncConnection, message_id: UUID) -> MessageReco
     statement = select(*_COLUMNS).where(*answers).order_by(messages.c.seq).limit(1)
     row = (await connection.execute(statement)).one_or_none()
     return _record(row) if row else None
+
+
+async def forget_deliveries(connection: AsyncConnection) -> int:
+    """The broker is a new one and holds nothing: whatever is out will be published again; how many that are."""
+    lost = messages.update().where(messages.c.state == "out").values(confirmed=False, sent_at=text("'-infinity'"))
+    return (await connection.execute(lost)).rowcount
 
 
 async def count_messages(connection: AsyncConnection) -> int:

@@ -152,7 +152,7 @@ def _sums(sums: Json) -> tuple[str, ...]:
         f"{sums['completionTokens']:,}",
         f"{sums['totalTokens']:,}",
         f"${sums['totalCost']:,.6f}",
-        f"{sums['avgLatencyMs']:,.0f} ms",
+        f"{sums['avgLatencyMs']:,.1f} ms",
     )
 
 
