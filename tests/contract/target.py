@@ -76,7 +76,8 @@ class Target:
                 assert socket.receive()["event"] == "connected"
             if subscribe:
                 tell(socket, cmd="subscribe", **subscribe)
-                assert socket.receive()["event"] == "subscribed"
+                while socket.receive()["event"] != "subscribed":
+                    """What others do meanwhile is told until then."""
             yield socket
 
     def until(self, probe: Callable[[], T], what: str) -> T:

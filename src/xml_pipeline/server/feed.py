@@ -111,7 +111,7 @@ class Subscription:
     filters: Filters = field(default_factory=Filters)
     lagged: asyncio.Event = field(default_factory=asyncio.Event)
     _full: bool = False
-    _waiting: deque[str] = field(default_factory=deque)
+    _waiting: deque[Event] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
@@ -119,14 +119,11 @@ class Subscription:
         """Queue an event, if the client wants it; from any thread."""
         if self._full or not self.filters.take(event):
             return
-        text = self.render(event)
-        if text is None:
-            return
         if len(self._waiting) >= self.limit:
             self._full = True
             self._set(self.lagged)
         else:
-            self._waiting.append(text)
+            self._waiting.append(event)
             self._set(self._wake)
 
     def _set(self, flag: asyncio.Event) -> None:
@@ -137,20 +134,23 @@ class Subscription:
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(flag.set)
 
-    async def next(self) -> list[str]:
-        """Wait for events and return those that have arrived."""
-        while True:
+    async def wait(self) -> None:
+        """Return when there are events to take."""
+        while not self._waiting:
             # Cleared before looking: what comes after the look sets it again.
             self._wake.clear()
-            taken = self._take()
-            if taken:
-                return taken
+            if self._waiting:
+                return
             await self._wake.wait()
 
-    def _take(self) -> list[str]:
+    def take(self) -> list[str]:
+        """The events that have arrived, as text; those that the filters of now do not want are left out."""
         taken: list[str] = []
         while self._waiting:
-            taken.append(self._waiting.popleft())
+            event = self._waiting.popleft()
+            text = self.render(event) if self.filters.take(event) else None
+            if text is not None:
+                taken.append(text)
         return taken
 
 

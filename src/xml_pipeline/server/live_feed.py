@@ -119,7 +119,7 @@ class LiveFeed:
             payload_type=tag,
             payload=self._current.value.payload_json(tag, event["payloadXml"].encode()),
             timestamp=event["timestamp"],
-            slot_index=event["slotIndex"],
+            slot_index=event["slotIndex"] - 1,
         )
 
 

@@ -31,5 +31,5 @@ def message_info(record: MessageRecord, configured: Configured) -> MessageInfo:
         payload_type=record.payload_type,
         payload=configured.payload_json(record.payload_type, record.payload),
         timestamp=record.created_at,
-        slot_index=record.slot,
+        slot_index=record.slot - 1,
     )

@@ -170,9 +170,10 @@ class StateView:
             if found or left <= 0:
                 return found
             try:
-                await asyncio.wait_for(subscription.next(), left)
+                await asyncio.wait_for(subscription.wait(), left)
             except TimeoutError:
                 continue
+            subscription.take()
 
     def _back_to_caller(self, accepted: _Accepted) -> models.MessageInfo | None:
         messages, _ = self.state.get_messages(accepted.thread_id, limit=self.state.kept)

@@ -115,9 +115,9 @@ class Connection:
 
     async def _write(self) -> None:
         while True:
-            texts = await self._subscription.next()
+            await self._subscription.wait()
             async with self._sending:
-                for text in texts:
+                for text in self._subscription.take():
                     await self._websocket.send_text(text)
 
     async def _lagged(self) -> None:
