@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from uuid import uuid4
 
@@ -21,9 +22,12 @@ from xml_pipeline.storage.routing_rows import Sent
 
 log = structlog.get_logger(__name__)
 
-# Deadlock, serialisation, unique violation, lock not available: somebody else was quicker.
-_AGAIN = frozenset({"40P01", "40001", "23505", "55P03"})
+# Deadlock, serialisation, lock not available: somebody else was quicker.
+_AGAIN = frozenset({"40P01", "40001", "55P03"})
+# The same, unless it happens each time: then it is the batch.
+_UNIQUE_VIOLATION = "23505"
 _MOST_CONFLICTS = 20
+_CONFLICT_WAIT = 0.005
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 2.0
 
@@ -57,12 +61,11 @@ class Batches:
             try:
                 return [await self._once(items)]
             except Exception as error:
-                if not _is_conflict(error):
+                if not _may_pass_again(error, conflicts):
                     return await self._apart(items, error)
                 conflicts += 1
-                if isinstance(error, BatchConflict) and conflicts > _MOST_CONFLICTS:
-                    return await self._apart(items, error)
                 log.info("batch_again", items=len(items), conflicts=conflicts, reason=_name(error))
+                await asyncio.sleep(random.random() * _CONFLICT_WAIT * min(conflicts, _MOST_CONFLICTS))  # noqa: S311
 
     async def note_sent(self) -> None:
         """Write confirms down now. Raises DatabaseUnavailable."""
@@ -119,8 +122,11 @@ class Batches:
         return sent
 
 
-def _is_conflict(error: Exception) -> bool:
-    return isinstance(error, BatchConflict) or sqlstate(error) in _AGAIN
+def _may_pass_again(error: Exception, conflicts: int) -> bool:
+    state = sqlstate(error)
+    if isinstance(error, BatchConflict) or state == _UNIQUE_VIOLATION:
+        return conflicts < _MOST_CONFLICTS
+    return state in _AGAIN
 
 
 def sqlstate(error: Exception) -> str | None:

@@ -9,6 +9,8 @@ from lxml import etree
 from xml_pipeline.envelope.parser import parse
 from xml_pipeline.errors import InvalidPayload, InvalidXml
 from xml_pipeline.organism.catalog import Catalog
+from xml_pipeline.organism.model import Organism
+from xml_pipeline.routing.current import Configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +38,9 @@ class CatalogCheck:
 
     def _parse(self, payload: bytes) -> etree._Element:
         return parse(payload, max_bytes=self.max_bytes)
+
+
+def configured(organism: Organism, version: int) -> Configured:
+    """Compile what the router needs of an organism."""
+    check = CatalogCheck(Catalog(organism), organism.limits.max_envelope_bytes)
+    return Configured(organism, version, check)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xml_pipeline.message_bus.topology import Names, Topology, organism_topology
-from xml_pipeline.organism.catalog import Catalog
 from xml_pipeline.organism.model import Organism
-from xml_pipeline.routing.checks import CatalogCheck
 from xml_pipeline.routing.working import PayloadCheck
 
 
@@ -35,9 +33,3 @@ class Current:
     """Holds the version in force."""
 
     configured: Configured
-
-
-def configured(organism: Organism, version: int) -> Configured:
-    """Compile what the router needs of an organism."""
-    check = CatalogCheck(Catalog(organism), organism.limits.max_envelope_bytes)
-    return Configured(organism, version, check)

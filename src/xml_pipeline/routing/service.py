@@ -16,7 +16,8 @@ from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import organism_topology
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.batch import Batches
-from xml_pipeline.routing.current import Current, configured
+from xml_pipeline.routing.checks import configured
+from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.ingress import BATCH, Ingress
 from xml_pipeline.routing.intake import Intake
 from xml_pipeline.routing.notices import listen, notice_bindings

@@ -10,7 +10,8 @@ import structlog
 from xml_pipeline.errors import InvalidOrganism
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.organism.load import parse_organism
-from xml_pipeline.routing.current import Current, configured
+from xml_pipeline.routing.checks import configured
+from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.delivery import declare_again
 from xml_pipeline.storage import configuration, organism_state
 from xml_pipeline.storage.configuration import Configuration
