@@ -93,11 +93,11 @@ class LiveSuite:
         shown = target.get(f"/threads/{thread}")
         assert (shown["status"], shown["messageCount"]) == ("killed", 2)
 
-    def test_agents_count_what_they_send_and_get(self, target: Target) -> None:
+    def test_agents_count_what_they_send(self, target: Target) -> None:
         before = target.get("/agents/shouter")["messageCount"]
         thread, _ = target.inject()
         self._until_status(target, thread, "completed")
-        target.until(lambda: target.get("/agents/shouter")["messageCount"] >= before + 2, "two more")
+        target.until(lambda: target.get("/agents/shouter")["messageCount"] > before, "one more")
         assert target.get("/agents/shouter")["lastActivity"] is not None
 
     def test_exactly_one_event_for_each_message(self, target: Target) -> None:
@@ -115,9 +115,8 @@ class LiveSuite:
         with target.socket() as socket:
             target.inject(thread=thread)
             seen: dict[str, dict[str, Any]] = {}
-            while not {"message", "thread_created", "usage", "agent_state"} <= seen.keys() or not (
-                seen.get("thread_updated", {}).get("status") == "completed"
-            ):
+            wanted = {"message", "thread_created", "thread_updated", "usage", "agent_state"}
+            while not wanted <= seen.keys() or seen["thread_updated"]["status"] != "completed":
                 event = socket.receive()
                 seen[event["event"]] = event
         assert seen["thread_updated"].keys() == {"event", "threadId", "status", "messageCount"}

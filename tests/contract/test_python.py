@@ -86,9 +86,11 @@ class TestState:
         assert thread is not None
         assert (thread.status, thread.message_count) == (ThreadStatus.ACTIVE, 1)
         assert thread.participants == ["api", "greeter"]
-        agent = state.get_agent("greeter")
-        assert agent is not None
-        assert (agent.message_count, agent.last_activity) == (1, thread.last_activity)
+
+    async def test_agents_count_what_they_send(self, state: ServerState) -> None:
+        await state.record_message(thread_id="t", from_id="greeter", to_id="shouter", payload_type="x", payload={})
+        counts = {agent.name: agent.message_count for agent in state.get_agents()}
+        assert counts == {"greeter": 1, "shouter": 0}
 
     async def test_an_agent_works(self, state: ServerState) -> None:
         await state.update_agent_state("greeter", AgentState.PROCESSING, "t")

@@ -17,7 +17,7 @@ from xml_pipeline.server.view import Inject, OrganismView, Page, ThreadQuery
 
 log = structlog.get_logger(__name__)
 
-_THREADS_SHOWN = 50
+_THREADS_SHOWN = 100
 _MESSAGE_FILTERS = ("agents", "threads", "payload_types")
 _ALL_FILTERS = (*_MESSAGE_FILTERS, "events")
 

@@ -72,7 +72,7 @@ def apply_event(state: Recorder, event: object) -> None:
                 current = _text(event, "current_thread")
                 state.note_agent_state(_need(event, "agent"), AgentState(_need(event, "state")), current)
             case "thread_updated":
-                status = ThreadStatus(_need(event, "status"))
+                status = _status(_need(event, "status"))
                 state.note_thread_status(_need(event, "thread_id"), status, _text(event, "error"))
             case "error":
                 state.note_error(_text(event, "thread_id"), _text(event, "agent"), _need(event, "error"))
@@ -94,6 +94,10 @@ def _message(state: Recorder, event: object) -> None:
         _as_object(payload),
         _text(source, "id"),
     )
+
+
+def _status(text: str) -> ThreadStatus:
+    return ThreadStatus.ACTIVE if text == "created" else ThreadStatus(text)
 
 
 def _kind(event: object) -> str | None:

@@ -222,10 +222,11 @@ class ServerState:
             agent = self._agents.get(name)
             if agent is None:
                 return
-            agent.state = state
-            agent.current_thread = current_thread
+            changed = (agent.state, agent.current_thread) != (state, current_thread)
+            agent.state, agent.current_thread = state, current_thread
             agent.last_activity = _now()
-        self.hub.publish(feed.agent_event(name, state, current_thread))
+        if changed:
+            self.hub.publish(feed.agent_event(name, state, current_thread))
 
     # -- threads
 
@@ -360,13 +361,13 @@ class ServerState:
         self._message_count += 1
         thread.message_count += 1
         thread.last_activity = now
-        for name in dict.fromkeys((message.from_id, message.to_id)):
+        for name in (message.from_id, message.to_id):
             if name not in thread.participants:
                 thread.participants.append(name)
-            agent = self._agents.get(name)
-            if agent is not None:
-                agent.message_count += 1
-                agent.last_activity = now
+        sender = self._agents.get(message.from_id)
+        if sender is not None:
+            sender.message_count += 1
+            sender.last_activity = now
 
     # -- the pump
 

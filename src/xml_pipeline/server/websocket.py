@@ -101,8 +101,9 @@ class Connection:
 
     async def _read(self) -> None:
         async for text in self._incoming():
-            # Held while a command is carried out: its answer reaches the client before the events that it causes.
+            # Events from before a command reach the client before its answer, those that it causes after it.
             async with self._sending:
+                await self._send_events()
                 await self._send(await answer(self._commands, text))
 
     async def _incoming(self) -> AsyncIterator[str]:
@@ -117,8 +118,11 @@ class Connection:
         while True:
             await self._subscription.wait()
             async with self._sending:
-                for text in self._subscription.take():
-                    await self._websocket.send_text(text)
+                await self._send_events()
+
+    async def _send_events(self) -> None:
+        for text in self._subscription.take():
+            await self._websocket.send_text(text)
 
     async def _lagged(self) -> None:
         await self._subscription.lagged.wait()
