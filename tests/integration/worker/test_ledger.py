@@ -67,7 +67,7 @@ async def test_what_was_asked_for_in_vain_is_given_back(scene: Scene) -> None:
     turn = await scene.router.ask(asks(timeout=0.5))
     assert turn.outcome in (Outcome.TIMEOUT, Outcome.ERROR)
     async with asyncio.timeout(PATIENCE):
-        while not scene.ledger.released:
+        while not scene.ledger.released:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert {one.call_id for one in scene.ledger.released} == {one.call_id for one in scene.ledger.held}
 

@@ -3,20 +3,70 @@
 from __future__ import annotations
 
 LISTENERS = """
-- {name: calm, agent: true, peers: [other], payload_class: zoo.Ask, response_class: zoo.Told, handler: zoo.calm, description: answers}
-- {name: other, payload_class: zoo.Ask, response_class: zoo.Told, handler: zoo.calm, description: answers}
-- {name: slow, payload_class: zoo.Ask, response_class: zoo.Told, handler: zoo.slow, description: waits}
-- {name: raises, payload_class: zoo.Ask, handler: zoo.raises, description: raises}
-- {name: exits, payload_class: zoo.Ask, handler: zoo.exits, description: exits}
-- {name: dies, payload_class: zoo.Ask, handler: zoo.dies, description: kills its process}
-- {name: dies_later, payload_class: zoo.Ask, handler: zoo.dies_later, description: kills its process from a callback}
-- {name: hangs, payload_class: zoo.Ask, handler: zoo.hangs, description: waits for ever}
-- {name: stubborn, payload_class: zoo.Ask, handler: zoo.stubborn, description: ignores cancellation}
-- {name: blocks, payload_class: zoo.Ask, handler: zoo.blocks, description: blocks the event loop}
-- {name: rubbish, payload_class: zoo.Ask, handler: zoo.rubbish, description: returns what is no response}
-- {name: prints, payload_class: zoo.Ask, handler: zoo.prints, description: writes to its standard output}
-- {name: asks, agent: true, payload_class: zoo.Ask, response_class: zoo.Told, handler: zoo.asks, description: completes}
-- {name: looks, payload_class: zoo.Ask, response_class: zoo.Told, handler: zoo.looks, description: tells what it knows}
+- name: calm
+  agent: true
+  peers: [other]
+  payload_class: zoo.Ask
+  response_class: zoo.Told
+  handler: zoo.calm
+  description: answers
+- name: other
+  payload_class: zoo.Ask
+  response_class: zoo.Told
+  handler: zoo.calm
+  description: answers
+- name: slow
+  payload_class: zoo.Ask
+  response_class: zoo.Told
+  handler: zoo.slow
+  description: waits
+- name: raises
+  payload_class: zoo.Ask
+  handler: zoo.raises
+  description: raises
+- name: exits
+  payload_class: zoo.Ask
+  handler: zoo.exits
+  description: exits
+- name: dies
+  payload_class: zoo.Ask
+  handler: zoo.dies
+  description: kills its process
+- name: dies_later
+  payload_class: zoo.Ask
+  handler: zoo.dies_later
+  description: kills its process from a callback
+- name: hangs
+  payload_class: zoo.Ask
+  handler: zoo.hangs
+  description: waits for ever
+- name: stubborn
+  payload_class: zoo.Ask
+  handler: zoo.stubborn
+  description: ignores cancellation
+- name: blocks
+  payload_class: zoo.Ask
+  handler: zoo.blocks
+  description: blocks the event loop
+- name: rubbish
+  payload_class: zoo.Ask
+  handler: zoo.rubbish
+  description: returns what is no response
+- name: prints
+  payload_class: zoo.Ask
+  handler: zoo.prints
+  description: writes to its standard output
+- name: asks
+  agent: true
+  payload_class: zoo.Ask
+  response_class: zoo.Told
+  handler: zoo.asks
+  description: completes
+- name: looks
+  payload_class: zoo.Ask
+  response_class: zoo.Told
+  handler: zoo.looks
+  description: tells what it knows
 """
 
 MODULE = """
