@@ -14,7 +14,7 @@ _MAX_MESSAGE = 300
 _PREFIX = re.compile(r"^Element '(?:\{[^}]*\})?([^']*)'(?:, attribute '[^']*')?: (?:\[facet '\w+'\] )?")
 _NAMESPACE = re.compile(r"\{[^}]*\}")
 _EXPECTED = re.compile(r"(.*?) Expected is (?:one of )?\( (.*?) \)\.$")
-_LOCAL_TYPE = re.compile(r" of the (?:local )?(?:atomic|union) type(?: '[^']*')?")
+_LOCAL_TYPE = re.compile(r" of the local (?:atomic|union) type")
 
 _NO_SUCH_ROOT = "No matching global declaration available for the validation root."
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from xml_pipeline.errors import Fault, InvalidOrganism
 from xml_pipeline.organism.document import Document
+from xml_pipeline.organism.doubts import responses_not_taken
 from xml_pipeline.organism.imports import fresh_imports
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.organism.resolve import Resolution
 from xml_pipeline.organism.sections import ListenerSection, Sections, read_sections
-from xml_pipeline.organism.doubts import responses_not_taken
 
 DEFAULT_LABEL = "organism.yaml"
 

@@ -98,7 +98,9 @@ def _text_faults_below(items: Iterable[tuple[object, Value]], path: str, depth: 
 def xml_to_json(payload: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Give any payload as JSON, without its class: texts are texts, and what occurs twice is a list."""
     content = _generic(parse(payload, max_bytes=max_bytes))
-    return content if isinstance(content, dict) else {"text": content}
+    if isinstance(content, dict):
+        return content
+    return {"text": content} if content else {}
 
 
 def _generic(element: etree._Element) -> Value:

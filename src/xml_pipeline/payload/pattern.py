@@ -1,7 +1,8 @@
 r"""From a regular expression as pydantic reads it to one as XSD reads it.
 
-XSD's are anchored at both ends, pydantic's at neither. Only what means the same to both is carried over: literals,
-`.`, `\d`, classes, groups, alternatives, quantifiers. The rest (`\w`, look-around, `\b`, flags) is left to the model.
+XSD's are anchored at both ends, pydantic's at neither. What is carried over never refuses what the model takes. Beyond
+ASCII the two know different digits and letters: there `\d`, `\w` and `\s` take anything, and the model says the rest.
+Look-around, `\b`, flags, lazy quantifiers and alternatives beside an anchor are left to the model altogether.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import re
 _TOKEN = re.compile(
     r"""
       (?P<escape>  \\ [.\\?*+(){}\[\]|^$\-/@#&~'"<>:;,_=!%`\ ] )
-    | (?P<special> \\ [dnrt] )
-    | (?P<class>   \[ \^? (?: \\ [.\\?*+(){}\[\]|^$\-/dnrt] | [^\\\[\]^&~] )+ \] )
+    | (?P<control> \\ [nrt] )
+    | (?P<kind>    \\ [dDwWsS] )
+    | (?P<class>   \[ \^? (?: \\ [.\\?*+(){}\[\]|^$\-/nrtdws] | [^\\\[\]^&~] )+ \] )
     | (?P<count>   [*+?] | \{ \d{1,4} (?: , \d{0,4} )? \} )
     | (?P<open>    \( (?! \? ) | \( \? : )
     | (?P<close>   \) )
@@ -22,14 +24,18 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+_ENDS = re.compile(r"(?<!\\)(?:\\\\)*\$\Z")
 _ANYTHING = r"[\s\S]*"
+_BEYOND = "\x80-\U0010ffff"
+_KINDS = {"d": "0-9", "w": "A-Za-z0-9_", "s": r" \t\n\r"}
+_KIND_IN_CLASS = re.compile(r"\\([dws])|\\.")
 _PLAIN_ESCAPES = frozenset(".\\?*+(){}[]|^-")
 
 
 def to_xsd(pattern: str) -> str | None:
     """Translate `pattern`; None where XSD cannot say it, or not surely the same."""
     starts = pattern.startswith("^")
-    ends = pattern.endswith("$") and not pattern.endswith("\\$")
+    ends = _ENDS.search(pattern) is not None
     body = pattern[starts : len(pattern) - ends]
     translated = _translate(body)
     if translated is None:
@@ -68,6 +74,20 @@ def _rewrite(kind: str, text: str) -> str:
         return "("
     if kind == "escape" and text[1] not in _PLAIN_ESCAPES:
         return text[1]
+    if kind == "kind":
+        return f"[{_KINDS[text[1]]}{_BEYOND}]" if text[1].islower() else f"[^{_KINDS[text[1].lower()]}]"
     if kind == "class":
-        return text.replace(r"\/", "/").replace(r"\$", "$")
+        beyond = "" if text.startswith("[^") else _BEYOND
+        return _KIND_IN_CLASS.sub(lambda found: _rewrite_in_class(found, beyond), text)
     return text
+
+
+def _rewrite_in_class(found: re.Match[str], beyond: str) -> str:
+    if found.group(1) is not None:
+        return _KINDS[found.group(1)] + beyond
+    return found.group()[1] if found.group()[1] in "/$" else found.group()
+
+
+def says_less(pattern: str) -> bool:
+    """Tell whether the XSD pattern may take what `pattern` does not."""
+    return to_xsd(pattern) is None or re.search(r"\\[dDwWsS]", pattern) is not None

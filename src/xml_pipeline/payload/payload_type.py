@@ -18,6 +18,7 @@ from xml_pipeline.errors import Fault, InvalidPayload, InvalidXml, UnsupportedPa
 from xml_pipeline.payload.example import sample
 from xml_pipeline.payload.introspect import class_name, describe
 from xml_pipeline.payload.json_form import from_json, join, text_faults, to_json
+from xml_pipeline.payload.missing import name_missing
 from xml_pipeline.payload.reader import Unreadable, compile_reader
 from xml_pipeline.payload.shapes import Value
 from xml_pipeline.payload.writer import Unwritable, compile_writer
@@ -117,7 +118,7 @@ class PayloadType:
             raise InvalidPayload([Fault("/", str(error))]) from error
         faults = self._schema.validate(element)
         if faults:
-            raise InvalidPayload(faults)
+            raise InvalidPayload(name_missing(faults, element, self._record))
         return element
 
     def _object(self, element: etree._Element) -> Value:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from xml_pipeline.payload.durations import read_duration, write_duration
 from xml_pipeline.payload.pattern import to_xsd
+from xml_pipeline.payload.pattern_example import example_of
 from xml_pipeline.payload.shapes import Scalar, Value
 
 Schema = Mapping[str, Any]
@@ -58,7 +59,8 @@ def _string(schema: Schema, config: Schema) -> Scalar:
     if isinstance(pattern, str) and not changed and config.get("regex_engine", "rust-regex") == "rust-regex":
         translated = to_xsd(pattern)
         facets += () if translated is None else (("pattern", translated),)
-    sample = "text".ljust(said["min_length"] or 0, "x")[: said["max_length"]]
+    sample = example_of(pattern) if isinstance(pattern, str) else None
+    sample = sample or "text".ljust(said["min_length"] or 0, "x")[: schema.get("max_length", said["max_length"])]
     return Scalar("xs:string", _same_text, _same_text, facets, sample, is_text=True)
 
 

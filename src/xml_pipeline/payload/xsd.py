@@ -105,7 +105,7 @@ class _Writer:
         self.line(depth, "<xs:simpleType>")
         self.line(depth + 1, f'<xs:restriction base="{scalar.base}">')
         for name, value in scalar.facets:
-            self.line(depth + 2, f'<xs:{name} value="{escape_attribute(value)}"/>')
+            self.line(depth + 2, f'<xs:{name} value="{_ascii(escape_attribute(value))}"/>')
         self.line(depth + 1, "</xs:restriction>")
         self.line(depth, "</xs:simpleType>")
 
@@ -113,6 +113,10 @@ class _Writer:
         if doc:
             text = escape_text(clean_text(doc))
             self.line(depth, f"<xs:annotation><xs:documentation>{text}</xs:documentation></xs:annotation>")
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _occurs(shape: Many | Mapped) -> str:
