@@ -71,7 +71,12 @@ async def _own_database(data: Path) -> AsyncIterator[str]:
     try:
         url = await server.start()
         await migrate_database(url)
-        yield url
+        keeper = asyncio.create_task(server.keep_running(), name="postgres")
+        try:
+            yield url
+        finally:
+            keeper.cancel()
+            await asyncio.wait([keeper])
     finally:
         await server.stop()
 
@@ -109,17 +114,16 @@ async def _run_services(
 ) -> None:
     """Run all four. What produces work stops first; router and ledger go on until that is done."""
     edge, core = asyncio.Event(), asyncio.Event()
-    router = run_router(await connect("router"), database, organism, stop=core, instance=f"router-{instance}")
-    usage = run_usage(await connect("usage"), database, organism, stop=core, instance=f"usage-{instance}")
+    router_bus, usage_bus, worker_bus, gateway_bus = [
+        await connect(f"{service}-{instance}") for service in ("router", "usage", "agent-worker", "gateway")
+    ]
+    router = run_router(router_bus, database, organism, stop=core, instance=f"router-{instance}")
+    usage = run_usage(usage_bus, database, organism, stop=core, instance=f"usage-{instance}")
     worker = run_worker(
-        await connect("worker"),
-        organism,
-        stop=edge,
-        instance=f"agent-worker-{instance}",
-        processes=place.worker_processes,
+        worker_bus, organism, stop=edge, instance=f"agent-worker-{instance}", processes=place.worker_processes
     )
     gateway = run_gateway(
-        await connect("gateway"),
+        gateway_bus,
         database,
         organism,
         stop=edge,

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
+_LOOK_INTERVAL = 0.5
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 107  # bytes, in the kernel
 _SOCKET_FOLDER_PREFIX = "organism-"
@@ -70,11 +71,24 @@ class EmbeddedPostgres:
                 await self._create(binaries, account)
             self._check(binaries, account)
             await self._end_orphan()
+            self._socket_folder = self._choose_socket_folder(account)
             await self._launch(binaries, account)
         except BaseException:
             await self.stop()
             raise
         return self.url
+
+    async def keep_running(self) -> None:
+        """Start the server again whenever it ends by itself, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL)
+            if self.running:
+                continue
+            log.warning("postgres.ended", status=self._process.returncode if self._process else None)
+            try:
+                await self._relaunch()
+            except DatabaseUnavailable as error:
+                log.error("postgres.does_not_start", reason=str(error))  # noqa: TRY400 the reason says it all
 
     async def stop(self) -> None:
         """Stop the server in order, and leave the folder to others; idempotent."""
@@ -141,8 +155,12 @@ class EmbeddedPostgres:
         if socket_folder.name.startswith(_SOCKET_FOLDER_PREFIX) and socket_folder != self._data:
             shutil.rmtree(socket_folder, ignore_errors=True)
 
+    async def _relaunch(self) -> None:
+        """Start it once more, at the same address."""
+        binaries = _binaries()
+        await self._launch(binaries, server_account(binaries, self._folder))
+
     async def _launch(self, binaries: Path, account: Account) -> None:
-        self._socket_folder = self._choose_socket_folder(account)
         settings = [part for setting in _SETTINGS for part in ("-c", setting)]
         place = ["-D", str(self._data), "-k", str(self._socket_folder), "-p", "5432"]
         command = [*account.prefix(), str(binaries / "postgres"), *place, *settings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -62,8 +63,17 @@ def _holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def _pid(folder: Path) -> int:
-    return int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
+def _pid(folder: Path) -> int | None:
+    """The server that the folder's pid file names, None between two."""
+    file = folder / "postgres" / "postmaster.pid"
+    return int(file.read_text().split()[0]) if file.exists() else None
+
+
+def _signal(folder: Path, number: signal.Signals) -> int:
+    pid = _pid(folder)
+    assert pid is not None
+    os.kill(pid, number)
+    return pid
 
 
 def _owners(folder: Path) -> list[tuple[Path, int, int]]:
@@ -147,7 +157,7 @@ async def test_goes_on_after_its_process_was_killed(folder: Path) -> None:
     assert await _run(await server.start(), "select 1") == 1
     assert _pid(folder) != pid
     await server.stop()
-    wait_until(lambda: not psutil.pid_exists(pid), timeout=30, what="the orphan has ended")
+    wait_until(lambda: pid is None or not psutil.pid_exists(pid), timeout=30, what="the orphan has ended")
 
 
 async def test_ends_a_server_that_still_runs(folder: Path) -> None:
@@ -162,10 +172,31 @@ async def test_ends_a_server_that_still_runs(folder: Path) -> None:
 async def test_ends_a_server_that_no_longer_answers(folder: Path) -> None:
     orphan = EmbeddedPostgres(folder)
     await orphan.start()
-    os.kill(_pid(folder), signal.SIGSTOP)
+    _signal(folder, signal.SIGSTOP)
     server = EmbeddedPostgres(folder)
     assert await _run(await server.start(), "select 1") == 1
     await server.stop()
+
+
+async def test_a_server_that_dies_is_started_again_at_the_same_address(folder: Path) -> None:
+    server = EmbeddedPostgres(folder)
+    database = Database.connect(await server.start())
+    keeper = asyncio.create_task(server.keep_running())
+    for number in (signal.SIGKILL, signal.SIGQUIT):
+        killed = _signal(folder, number)
+        while _pid(folder) in (None, killed) or not await _answers(database):  # noqa: ASYNC110 only time can tell
+            await asyncio.sleep(0.05)
+    keeper.cancel()
+    await database.close()
+    await server.stop()
+
+
+async def _answers(database: Database) -> bool:
+    try:
+        await database.ping()
+    except DatabaseUnavailable:
+        return False
+    return True
 
 
 async def test_a_pid_file_that_speaks_of_another_process_is_stale(folder: Path) -> None:
@@ -173,7 +204,7 @@ async def test_a_pid_file_that_speaks_of_another_process_is_stale(folder: Path) 
     await server.start()
     pid_file = folder / "postgres" / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
-    os.kill(_pid(folder), signal.SIGKILL)
+    _signal(folder, signal.SIGKILL)
     wait_until(lambda: not server.running, timeout=30, what="the server is gone")
     await server.stop()
     bystander = _bystander()

@@ -42,7 +42,7 @@ def threads_view(answer: Json) -> RenderableType:
         participants = ", ".join(name for name in thread["participants"] if name != "api")
         rows.add_row(
             thread["id"], _state(thread["status"]), f"{thread['messageCount']:,}", participants,
-            ago(thread["lastActivity"]),
+            Text(ago(thread["lastActivity"]), style="dim"),
         )  # fmt: skip
     return _page(rows, answer, "threads")
 
@@ -54,23 +54,27 @@ def thread_view(thread: Json, messages: Sequence[Json]) -> RenderableType:
     parts: list[RenderableType] = [head]
     if thread.get("error"):
         parts.append(Text(str(thread["error"]), style="red"))
-    rows = table("#", "from", "to", "says", numbers=["#"])
+    rows = table("#", "from", "to", "type", "payload", numbers=["#"])
     for message in messages:
-        rows.add_row(str(message["slotIndex"]), message["from"], message["to"], said(message))
+        rows.add_row(str(message["slotIndex"]), message["from"], message["to"], _type(message), _fields(message))
     return Group(*parts, rows) if messages else Group(*parts)
 
 
 def messages_view(answer: Json) -> RenderableType:
     """The latest messages."""
-    rows = table("when", "thread", "from", "to", "says")
+    rows = table("when", "thread", "from", "to", "type", "payload")
     for message in answer["messages"]:
-        rows.add_row(ago(message["timestamp"]), message["threadId"][:8], message["from"], message["to"], said(message))
+        rows.add_row(
+            Text(ago(message["timestamp"]), style="dim"), Text(message["threadId"][:8], style="dim"),
+            message["from"], message["to"], _type(message), _fields(message),
+        )  # fmt: skip
     return _page(rows, answer, "messages")
 
 
 def agents_view(answer: Json) -> RenderableType:
     """The listeners and what they do."""
-    rows = table("listener", "state", "queue", "sent", "may reach", "description", numbers=["queue", "sent"])
+    numbers = ("queue", "messages")
+    rows = table("listener", "state", *numbers, "may reach", "description", numbers=numbers)
     for agent in answer["agents"]:
         name = Text(agent["name"], style="bold" if agent["isAgent"] else "")
         rows.add_row(
@@ -108,9 +112,7 @@ def answer_view(reply: Json) -> RenderableType:
 
 def said(message: Json) -> Text:
     """A message's payload in one line."""
-    text = Text(short_type(message["payloadType"]), style="red" if is_error(message) else "cyan")
-    fields = "  ".join(f"{name}: {_value(value)}" for name, value in message["payload"].items())
-    return text.append(f"  {fields}", style="default") if fields else text
+    return Text("  ").join([_type(message), _fields(message)])
 
 
 def is_error(message: Json) -> bool:
@@ -143,6 +145,15 @@ def ago(time: str | None, *, now: datetime | None = None) -> str:
 def print_json(console: Console, answer: object) -> None:
     """Plain JSON: what programs read."""
     console.file.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+
+
+def _type(message: Json) -> Text:
+    return Text(short_type(message["payloadType"]), style="red" if is_error(message) else "cyan")
+
+
+def _fields(message: Json) -> Text:
+    parts = [Text.assemble((f"{name}: ", "dim"), _value(value)) for name, value in message["payload"].items()]
+    return Text("  ").join(parts)
 
 
 def _sums(sums: Json) -> tuple[str, ...]:
