@@ -65,8 +65,11 @@ def _holder(folder: Path) -> subprocess.Popen[str]:
 
 def _pid(folder: Path) -> int | None:
     """The server that the folder's pid file names, None between two."""
-    file = folder / "postgres" / "postmaster.pid"
-    return int(file.read_text().split()[0]) if file.exists() else None
+    try:
+        words = (folder / "postgres" / "postmaster.pid").read_text().split()
+    except FileNotFoundError:
+        return None
+    return int(words[0]) if words else None
 
 
 def _signal(folder: Path, number: signal.Signals) -> int:
