@@ -12,6 +12,7 @@ from pathlib import Path
 
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.llm.providers import make_provider
+from xml_pipeline.logs import configure_logging
 from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.worker.child_ledger import LedgerAsks
@@ -105,6 +106,11 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _configure_logging() -> None:
+    level, style = (os.environ.get(f"ORGANISM_LOG_{name}") for name in ("LEVEL", "FORMAT"))
+    configure_logging(level or "info", style=style or "json")
+
+
 def _run(child: Child, connection: socket.socket) -> None:
     try:
         import uvloop
@@ -121,6 +127,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent(parent)
     os.set_inheritable(connection, False)
+    _configure_logging()
     child = Child(Marker(marker))
     os.close(marker)
     _run(child, socket.socket(fileno=connection))

@@ -11,6 +11,7 @@ import structlog
 from xml_pipeline.envelope.codec import MAX_TURN_BYTES, decode_assignment, encode_turn
 from xml_pipeline.envelope.model import Outcome, Turn
 from xml_pipeline.errors import InvalidXml
+from xml_pipeline.failpoints import failpoint
 from xml_pipeline.message_bus.port import Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
 from xml_pipeline.worker.jobs import Delivery, Job, Jobs
@@ -81,6 +82,7 @@ class Desk:
             await self._ack_wanted.wait()
             self._ack_wanted.clear()
             self._acking, self._to_ack = self._to_ack, []
+            failpoint("worker.before-ack")
             await _ack(self._acking)
             self._acking = []
 

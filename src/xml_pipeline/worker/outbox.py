@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from xml_pipeline.errors import BrokerUnavailable
+from xml_pipeline.failpoints import failpoint
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.message_bus.topology import Topology
 
@@ -69,6 +70,7 @@ class Outbox:
         letters = [self._letters.popleft() for _ in range(min(len(self._letters), _MOST_AT_ONCE))]
         self._busy = True
         try:
+            failpoint("worker.before-publish")
             outcomes = await self._bus.publish([letter.message for letter in letters])
             again = self._settle(letters, outcomes)
             await self._repair(outcomes)

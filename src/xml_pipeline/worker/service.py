@@ -10,6 +10,7 @@ import structlog
 from pydantic import ValidationError
 
 from xml_pipeline.errors import BrokerUnavailable
+from xml_pipeline.failpoints import arm_failpoints
 from xml_pipeline.message_bus.messages import ControlHint, Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Binding, Names, Topology, organism_topology
@@ -43,6 +44,7 @@ async def run_worker(
 
     Raises BrokerUnavailable and ChildFailed at the start; later it survives the loss of either.
     """
+    arm_failpoints()
     chosen = settings or WorkerSettings.from_environment(processes=processes)
     await Worker(bus, organism, chosen, instance).run(stop)
 
