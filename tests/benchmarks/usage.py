@@ -18,6 +18,7 @@ import asyncpg
 from sqlalchemy import text
 
 from tests.benchmarks.figures import Figure, per_second
+from tests.support.postgres import start_postgres
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.consumer import BATCH
 from xml_pipeline.ledger.intake import parse_ledger_message
@@ -26,6 +27,7 @@ from xml_pipeline.message_bus.messages import UsageEvent
 from xml_pipeline.storage import ledger as rows
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger_rows import Hold, HoldState
+from xml_pipeline.storage.schema import migrate
 
 SIZE = 20_000
 RUNS = 3
@@ -52,6 +54,15 @@ _COPIED = [
     "granted_at",
     "booked_at",
 ]
+
+
+def run() -> list[Figure]:
+    """On a PostgreSQL that waits for the disk, as one in production does."""
+    databases = start_postgres(migrate=migrate, durable=True)
+    try:
+        return asyncio.run(figures(databases.create_database()))
+    finally:
+        databases.close()
 
 
 async def figures(url: str, size: int = SIZE) -> list[Figure]:
