@@ -85,7 +85,7 @@ async def _forget_deliveries(database: Database) -> None:
     """The bus in memory begins empty: what an earlier process had out goes out again, without waiting for deadlines."""
     async with database.begin() as connection:
         if count := await forget_deliveries(connection):
-            log.info("embedded.goes_on", out=count)
+            log.info("embedded_goes_on", out=count)
 
 
 _Connect = Callable[[str], Coroutine[None, None, Bus]]

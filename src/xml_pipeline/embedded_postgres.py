@@ -84,11 +84,11 @@ class EmbeddedPostgres:
             await asyncio.sleep(_LOOK_INTERVAL)
             if self.running:
                 continue
-            log.warning("postgres.ended", status=self._process.returncode if self._process else None)
+            log.warning("postgres_ended", status=self._process.returncode if self._process else None)
             try:
                 await self._relaunch()
             except DatabaseUnavailable as error:
-                log.error("postgres.does_not_start", reason=str(error))  # noqa: TRY400 the reason says it all
+                log.error("postgres_does_not_start", reason=str(error))  # noqa: TRY400 the reason says it all
 
     async def stop(self) -> None:
         """Stop the server in order, and leave the folder to others; idempotent."""
@@ -149,7 +149,7 @@ class EmbeddedPostgres:
         pid, socket_folder = state
         orphan = _postmaster(pid, self._data)
         if orphan is not None:
-            log.info("postgres.orphan", pid=pid)
+            log.info("postgres_orphan", pid=pid)
             await _end_process(orphan)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         if socket_folder.name.startswith(_SOCKET_FOLDER_PREFIX) and socket_folder != self._data:

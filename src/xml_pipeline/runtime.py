@@ -129,13 +129,13 @@ async def _run(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> 
         loop.add_signal_handler(number, _stop, runtime, number)
     structlog.contextvars.bind_contextvars(instance=runtime.instance)
     await main(runtime)
-    log.info("service.stopped", service=runtime.service)
+    log.info("service_stopped", service=runtime.service)
 
 
 def _stop(runtime: Runtime, number: signal.Signals) -> None:
     if runtime.stop.is_set():
         os._exit(128 + number)
-    log.info("service.stopping", service=runtime.service, signal=number.name)
+    log.info("service_stopping", service=runtime.service, signal=number.name)
     runtime.stop.set()
 
 
