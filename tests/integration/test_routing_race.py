@@ -7,12 +7,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 from uuid import UUID, uuid4, uuid5
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support import routing as given
 from xml_pipeline.envelope.model import Kind, Outcome, Output, Turn
@@ -26,6 +29,7 @@ from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.routing_rows import Released
 from xml_pipeline.storage.routing_sweep import overdue_messages, untaken_inbox
 
+T = TypeVar("T")
 WINDOWS = {"ann": 4, "bob": 2, "tool": 3, "mute": 2}
 PEERS = ("ann", "bob", "tool", "mute")
 LAST_HOP = 6
@@ -34,12 +38,12 @@ PATIENCE = 0.3
 
 
 def _organism() -> Organism:
-    common = {"attempts": 1000, "backoff": 0.005, "timeout": PATIENCE - DEADLINE_MARGIN}
+    listener = partial(given.listener, attempts=1000, backoff=0.005, timeout=PATIENCE - DEADLINE_MARGIN)
     return given.organism(
-        given.listener("ann", peers=PEERS, window=4, **common),
-        given.listener("bob", peers=PEERS, window=2, accepts_errors=False, **common),
-        given.listener("tool", peers=("ann", "mute"), agent=False, window=3, **common),
-        given.listener("mute", peers=(), agent=False, responds=False, window=2, **common),
+        listener("ann", peers=PEERS, window=4),
+        listener("bob", peers=PEERS, window=2, accepts_errors=False),
+        listener("tool", peers=("ann", "mute"), agent=False, window=3),
+        listener("mute", peers=(), agent=False, responds=False, window=2),
         limits=Limits(max_hops=LAST_HOP + 3),
     )
 
@@ -132,7 +136,7 @@ async def _clients(world: World, db: Database, ids: Sequence[UUID]) -> None:
     world.chance.shuffle(wanted)
     while wanted:
         some = [wanted.pop() for _ in range(min(len(wanted), world.chance.randint(1, 9)))]
-        accepted = await _patiently(db, lambda connection, some=some: inbox.accept(connection, some))
+        accepted = await _at_once(db, lambda connection, some=some: inbox.accept(connection, some))
         ids_ = [answer.message_id for answer in accepted if isinstance(answer, inbox.Accepted)]
         world.ingress += [Inject(id_) for id_ in ids_ for _ in range(world.chance.choice((0, 1, 1, 1, 2)))]
         await asyncio.sleep(0.002)
@@ -141,26 +145,28 @@ async def _clients(world: World, db: Database, ids: Sequence[UUID]) -> None:
 async def _kills(world: World, db: Database, ids: Sequence[UUID]) -> None:
     for thread in world.chance.sample(list(ids), len(ids) // 10):
         await asyncio.sleep(0.02)
-        await _patiently(db, lambda connection, id_=thread: threads.kill_thread(connection, id_, actor="test"))
+        await _at_once(db, lambda connection, id_=thread: threads.kill_thread(connection, id_, actor="test"))
 
 
 async def _pauses(world: World, db: Database) -> None:
     for _ in range(5):
         for paused in (True, False):
-            await _patiently(db, lambda connection, p=paused: listeners.set_paused(connection, "bob", p, actor="test"))
+            await _at_once(db, lambda connection, p=paused: listeners.set_paused(connection, "bob", p, actor="test"))
             await asyncio.sleep(0.03)
 
 
-async def _patiently(db: Database, action: Callable[..., Awaitable[object]]) -> object:
+async def _at_once(db: Database, action: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Nobody may run into a deadlock, gateways included: not repeated on purpose."""
     async with db.begin() as connection:
         return await action(connection)
 
 
-async def _settled(db: Database) -> bool:
-    async with db.begin() as connection:
-        busy = await connection.scalar(text("select count(*) from threads where open <> 0"))
-    return busy == 0
+async def _settle(db: Database) -> None:
+    busy = 1
+    while busy:
+        await asyncio.sleep(0.05)
+        async with db.begin() as connection:
+            busy = await connection.scalar(text("select count(*) from threads where open <> 0")) or 0
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -177,8 +183,7 @@ async def test_every_thread_ends_and_nothing_is_lost_or_doubled(database_url: st
         group.create_task(_sweeper(world, db))
         group.create_task(_windows_hold(world, db))
         await asyncio.gather(_clients(world, db, ids), _kills(world, db, ids), _pauses(world, db))
-        while not await _settled(db):
-            await asyncio.sleep(0.05)
+        await _settle(db)
         world.over = True
     assert world.trouble == []
     await _check_database(db)
@@ -228,9 +233,9 @@ async def _check_turns(db: Database, world: World) -> None:
     assert outcomes["handled"] > 50
 
 
-def _check_output(known: object, message_id: UUID, sender: str, ordinal: int, output: Output) -> None:
+def _check_output(known: Collection[UUID], message_id: UUID, sender: str, ordinal: int, output: Output) -> None:
     """A request that may pass is there; one that may not is not."""
     if output.kind is not Kind.REQUEST or output.payload is None:
         return
     may_pass = output.payload != b"<wrong/>" and output.to in _organism().listeners[sender].peers
-    assert (uuid5(message_id, str(ordinal)) in known) == may_pass  # type: ignore[operator]
+    assert (uuid5(message_id, str(ordinal)) in known) == may_pass
