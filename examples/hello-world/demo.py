@@ -127,5 +127,7 @@ if __name__ == "__main__":
     configure_logging("warning", style="console")
     try:
         asyncio.run(main())
-    except (XmlPipelineError, TimeoutError, httpx.HTTPError) as error:
-        sys.exit(f"demo: {error or 'it took too long'}")
+    except (XmlPipelineError, httpx.HTTPError) as error:
+        sys.exit(f"demo: {error}")
+    except TimeoutError:
+        sys.exit("demo: it took too long")

@@ -31,11 +31,7 @@ _WORK = text("""
      where not l.retired group by l.name
 """)
 _ACTIVITY = text("""
-    select name, sum(n)::bigint as messages, max(latest) as last_activity
-      from (select from_id as name, count(*) as n, max(created_at) as latest from messages group by from_id
-            union all
-            select to_id, count(*), max(created_at) from messages where to_id <> from_id group by to_id) as either
-     group by name
+    select from_id, count(*) as sent, max(created_at) as last_activity from messages group by from_id
 """)
 
 
@@ -61,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How many messages a listener has sent or got."""
+    """What a listener has sent so far."""
 
     message_count: int
     last_activity: datetime
@@ -86,9 +82,9 @@ async def work(connection: AsyncConnection) -> Mapping[str, Work]:
 
 
 async def activity(connection: AsyncConnection) -> Mapping[str, Activity]:
-    """The messages from and to each listener. Reads the whole history."""
+    """What each sender has sent. Reads the whole history."""
     rows = await connection.execute(_ACTIVITY)
-    return {row.name: Activity(row.messages, row.last_activity) for row in rows}
+    return {row.from_id: Activity(row.sent, row.last_activity) for row in rows}
 
 
 async def set_paused(connection: AsyncConnection, name: str, paused: bool, *, actor: str) -> bool:

@@ -73,7 +73,7 @@ def messages_view(answer: Json) -> RenderableType:
 
 def agents_view(answer: Json) -> RenderableType:
     """The listeners and what they do."""
-    numbers = ("queue", "messages")
+    numbers = ("queue", "sent")
     rows = table("listener", "state", *numbers, "may reach", "description", numbers=numbers)
     for agent in answer["agents"]:
         name = Text(agent["name"], style="bold" if agent["isAgent"] else "")
