@@ -24,7 +24,7 @@ from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldReques
 
 log = structlog.get_logger(__name__)
 
-# How long after the handler's deadline a settlement may still be on its way before the hold is booked as expired.
+# How long after the call's time a settlement may still be on its way before the hold is booked as expired.
 HOLD_MARGIN = 10.0
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 0.5
@@ -86,6 +86,10 @@ def _remaining(context: HandlerContext) -> float:
     return max(0.0, context.deadline - time.monotonic())
 
 
+def _time_for_call(context: HandlerContext) -> float:
+    return min(context.llm.timeout, _remaining(context))
+
+
 async def _hold(context: HandlerContext, request: CompletionRequest) -> _Hold:
     """A granted hold, waiting where only other holds stand in the way."""
     asked = HoldRequest(
@@ -95,7 +99,7 @@ async def _hold(context: HandlerContext, request: CompletionRequest) -> _Hold:
         provider=context.provider.name,
         prompt_bound=prompt_bound(request.messages),
         max_completion=request.max_tokens,
-        lifetime=_remaining(context) + HOLD_MARGIN,
+        lifetime=_time_for_call(context) + HOLD_MARGIN,
     )
     try:
         async with asyncio.timeout(_remaining(context)):
@@ -121,7 +125,7 @@ async def _ask_until_decided(context: HandlerContext, asked: HoldRequest) -> Hol
 
 async def _answer(context: HandlerContext, request: CompletionRequest) -> Answer:
     """The provider's answer. The hold goes back only where it is certain that the provider did no work."""
-    timeout = min(context.llm.timeout, _remaining(context))
+    timeout = _time_for_call(context)
     try:
         async with asyncio.timeout(timeout):
             return await context.provider.complete(replace(request, timeout=timeout))
