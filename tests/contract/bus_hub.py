@@ -14,6 +14,7 @@ from xml_pipeline.message_bus.rabbit import connect_rabbit
 from xml_pipeline.message_bus.topology import Names, Topology
 
 PATIENCE = 30.0
+_NOTHING = Topology((), (), ())
 
 
 class Hub(Protocol):
@@ -59,9 +60,9 @@ class MemoryHub:
 
 
 class RabbitHub:
-    """A part of a shared RabbitMQ: the queues and exchanges of one organism."""
+    """A part of a RabbitMQ: the queues and exchanges of one organism; `topology` is removed in the end."""
 
-    def __init__(self, url: str, names: Names, topology: Topology) -> None:
+    def __init__(self, url: str, names: Names, topology: Topology = _NOTHING) -> None:
         self.names = names
         self._url = url
         self._topology = topology
