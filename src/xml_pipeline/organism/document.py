@@ -12,6 +12,7 @@ from xml_pipeline.errors import Fault, InvalidOrganism
 from xml_pipeline.organism.names import did_you_mean
 
 Node: TypeAlias = yaml.Node
+_MERGE = "<<"
 
 
 class Document:
@@ -43,17 +44,8 @@ class Document:
         if not isinstance(node, yaml.MappingNode):
             self.fault(node, f"{what} must be a mapping of {', '.join(known)}")
             return {}
-        self._flatten(node)
-        found: dict[str, Node] = {}
-        for key, value in node.value:
-            name = str(key.value)
-            if name in found:
-                self.fault(key, f"{name!r} is there twice")
-            elif name not in known:
-                self.fault(key, f"{what} has no key {name!r}{did_you_mean(name, known)}")
-            else:
-                found[name] = value
-        return found
+        self._check_keys(node, what, known)
+        return {str(key.value): value for key, value in self._merged(node) if str(key.value) in known}
 
     def sequence(self, node: Node, what: str) -> list[Node]:
         """Read a list."""
@@ -132,18 +124,33 @@ class Document:
             return None
         return value
 
-    def _flatten(self, node: yaml.MappingNode) -> None:
+    def _check_keys(self, node: yaml.MappingNode, what: str, known: Collection[str]) -> None:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                self.fault(key, f"{name!r} is there twice")
+            elif name not in known and name != _MERGE:
+                self.fault(key, f"{what} has no key {name!r}{did_you_mean(name, known)}")
+            seen.add(name)
+
+    def _merged(self, node: yaml.MappingNode) -> list[tuple[Node, Node]]:
+        """Give the pairs of a mapping after those that it merges in by `<<`, so that its own win."""
+        copy = yaml.MappingNode(node.tag, list(node.value), node.start_mark, node.end_mark)
         try:
-            self._loader.flatten_mapping(node)
+            self._loader.flatten_mapping(copy)
         except yaml.YAMLError as error:
             self.faults.append(_yaml_fault(error, self.label))
+        return list(copy.value)
 
 
 def _make_loader(text: str, label: str) -> yaml.SafeLoader:
     try:
         return yaml.SafeLoader(text)
     except yaml.YAMLError as error:
-        raise InvalidOrganism([_yaml_fault(error, label)]) from error
+        position = getattr(error, "position", 0)
+        line = text.count("\n", 0, position) + 1
+        raise InvalidOrganism([Fault(f"{label}:{line}", "this is no YAML: it holds a control character")]) from error
 
 
 def _yaml_fault(error: yaml.YAMLError, label: str) -> Fault:

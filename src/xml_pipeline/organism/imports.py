@@ -13,6 +13,7 @@ from types import ModuleType
 
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}
+_NOT_OURS = frozenset({"__main__", "xml_pipeline", *sys.stdlib_module_names})
 
 
 class Unresolved(Exception):
@@ -48,6 +49,7 @@ class Resolver:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._failed: dict[str, str] = {}
+        self._settled: set[str] = set()
 
     def resolve(self, name: str) -> object:
         """Find `module.Name` or `package.module.Outer.Inner`; raise Unresolved."""
@@ -71,12 +73,12 @@ class Resolver:
 
     def _give_way(self, name: str) -> None:
         """Set aside a module of another place, where the folder has one of this name."""
-        module = sys.modules.get(name)
-        if module is None or name == "__main__" or name in sys.stdlib_module_names:
+        if name in self._settled or name in _NOT_OURS:
             return
+        self._settled.add(name)
         has_own = (self._folder / f"{name}.py").is_file() or (self._folder / name / "__init__.py").is_file()
-        if has_own and _loaded.get(name) is not module:
-            for other in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
+        if has_own:
+            for other in [known for known in list(sys.modules) if known == name or known.startswith(f"{name}.")]:
                 del sys.modules[other]
 
     def _import(self, name: str) -> ModuleType:
@@ -87,7 +89,6 @@ class Resolver:
         except (Exception, SystemExit) as error:  # a module may raise anything when it runs
             self._failed[name] = _why(name, error, self._folder)
             raise Unresolved(self._failed[name]) from error
-        _loaded[name] = module
         return module
 
 
@@ -101,15 +102,20 @@ def _forget() -> None:
 def _remember(folder: Path, known: set[str]) -> None:
     """Note all modules of the folder that came along, so that the next load reads them again too."""
     for name in set(sys.modules) - known:
-        module = sys.modules[name]
-        file = getattr(module, "__file__", None)
-        if file is not None and _is_own(Path(file), folder):
-            _loaded[name] = module
+        if _is_own(name.partition(".")[0], folder):
+            _loaded[name] = sys.modules[name]
 
 
-def _is_own(file: Path, folder: Path) -> bool:
-    """Tell whether a module is the organism's, not of an environment that lies below its folder."""
-    return file.is_relative_to(folder) and "site-packages" not in file.relative_to(folder).parts
+def _is_own(top: str, folder: Path) -> bool:
+    """Tell whether a top-level module is found in `folder` itself: an environment may lie further below."""
+    module = sys.modules.get(top)
+    if module is None or top in _NOT_OURS:
+        return False
+    places = [Path(place) for place in getattr(module, "__path__", ())]
+    file = getattr(module, "__file__", None)
+    if not places and file is not None:
+        places.append(Path(file))
+    return any(place.parent == folder for place in places)
 
 
 def _why(name: str, error: BaseException, folder: Path) -> str:
@@ -124,5 +130,6 @@ def _why(name: str, error: BaseException, folder: Path) -> str:
 
 
 def _where(error: BaseException, folder: Path) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename), folder)]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [(file.relative_to(folder), line) for file, line in places if file.is_relative_to(folder)]
+    return f" ({own[-1][0]}:{own[-1][1]})" if own else ""
