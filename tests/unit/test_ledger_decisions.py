@@ -179,6 +179,12 @@ def test_waits_where_only_holds_stand_in_the_way_and_is_denied_where_spending_do
     assert reply.reason == "the call may take 240 tokens, 145 of 1000 are left"
 
 
+def test_a_hold_beyond_all_measure_is_denied() -> None:
+    books = Books(budgets={thread: Budget(thread, 10**15) for thread in THREADS})
+    replies = books.do(hold(CALLS[0], prompt=10**13), hold(CALLS[1], prompt=2**31 - 1, completion=0))
+    assert [reply and reply.state for reply in replies] == ["denied", "granted"]
+
+
 def test_a_hold_that_is_asked_for_again_is_granted_with_the_same_time() -> None:
     books = Books()
     (first,) = books.do(hold(CALLS[0]))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xml_pipeline.llm.errors import ProviderRefused
 from xml_pipeline.llm.model import Answer, ChatMessage, CompletionRequest, prompt_bound
 from xml_pipeline.llm.providers import make_provider
 from xml_pipeline.llm.scripted import LOG_VARIABLE, ScriptedProvider, ScriptedReply, count_tokens, load_script
@@ -51,6 +52,16 @@ async def test_a_script_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def test_a_script_may_say_what_was_used() -> None:
     provider = ScriptedProvider(lambda _: ScriptedReply("x", prompt_tokens=7, completion_tokens=9))
     assert await provider.complete(request("y")) == Answer("x", "scripted-1", 7, 9)
+
+
+async def test_a_script_that_fails_did_no_work() -> None:
+    with pytest.raises(ProviderRefused, match="division by zero"):
+        await ScriptedProvider(lambda _: str(1 / 0)).complete(request("y"))
+
+
+def test_text_without_utf8_is_refused_before_anything_is_held() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        prompt_bound([ChatMessage("user", "\ud800")])
 
 
 async def test_every_answer_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ from xml_pipeline.storage.ledger_rows import Booking, Budget, Hold, HoldState, K
 
 THRESHOLDS = (75, 90, 95, 100)
 
+# What PostgreSQL's integer holds.
+LARGEST_HOLD = 2**31 - 1
+
 Pricing = Callable[[str, str, int, int, datetime], Cost]
 """provider, model, prompt tokens, completion tokens, time -> cost"""
 
@@ -66,7 +69,7 @@ class _Batch:
             return HoldReply(call_id=request.call_id, state="denied", reason="the message is not being handled")
         budget = self._budgets[handled.thread_id]
         asked = request.prompt_bound + request.max_completion
-        if budget.spent + asked > budget.max_tokens:
+        if asked > LARGEST_HOLD or budget.spent + asked > budget.max_tokens:
             return _denied(request, budget, asked)
         if asked > budget.available:
             return HoldReply(call_id=request.call_id, state="wait", remaining=max(0, budget.available))

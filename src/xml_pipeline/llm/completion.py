@@ -51,7 +51,8 @@ async def complete(
 
     `system` is the listener's own prompt unless given; `model` and `max_tokens` (of the completion) are the configured
     ones unless given.
-    Raises BudgetExhausted, LedgerUnavailable, ProviderError, and NoHandlerContext outside a handler.
+    Raises BudgetExhausted, LedgerUnavailable, ProviderError, ValueError for text that is no UTF-8, and NoHandlerContext
+    outside a handler.
     """
     context = current_context()
     request = CompletionRequest(

@@ -83,5 +83,5 @@ def prompt_bound(messages: Sequence[ChatMessage]) -> int:
     Every tokenizer in use makes at least one byte of UTF-8 into a token, so bytes bound tokens from above;
     the overheads cover roles and separators. Real counts are about a quarter of it: the difference is held, not spent.
     """
-    content = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
+    content = sum(len(message.content.encode()) for message in messages)
     return content + _MESSAGE_OVERHEAD * len(messages) + _PROMPT_OVERHEAD

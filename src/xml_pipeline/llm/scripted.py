@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from xml_pipeline.llm.errors import ProviderRefused
 from xml_pipeline.llm.model import Answer, ChatMessage, CompletionRequest
 
 # Every call that was answered is appended to the file that this names: the ground truth of fault tests.
@@ -70,7 +71,7 @@ class ScriptedProvider:
         self._log = os.environ.get(LOG_VARIABLE)
 
     async def complete(self, request: CompletionRequest) -> Answer:
-        """Answer by the script, at most `max_tokens` long."""
+        """Answer by the script, at most `max_tokens` long. A script that fails is ProviderRefused."""
         await asyncio.sleep(self._latency)
         answer = _answer(request, await self._reply(request))
         if self._log:
@@ -81,8 +82,11 @@ class ScriptedProvider:
         """Nothing is open."""
 
     async def _reply(self, request: CompletionRequest) -> ScriptedReply:
-        said = self._script(request)
-        reply = await said if inspect.isawaitable(said) else said
+        try:
+            said = self._script(request)
+            reply = await said if inspect.isawaitable(said) else said
+        except Exception as error:
+            raise ProviderRefused(f"the script failed: {error!r}") from error
         return ScriptedReply(reply) if isinstance(reply, str) else reply
 
 
