@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -20,7 +21,14 @@ from xml_pipeline.server.parameters import (
     ThreadQueryParameter,
     WaitParameter,
 )
-from xml_pipeline.server.problems import Problem, problem_of, problem_response, problem_responses, validation_problem
+from xml_pipeline.server.problems import (
+    RETRY_AFTER_SECONDS,
+    Problem,
+    problem_of,
+    problem_response,
+    problem_responses,
+    validation_problem,
+)
 from xml_pipeline.server.refusals import unknown_agent, unknown_thread
 from xml_pipeline.server.state import ServerState
 from xml_pipeline.server.state_view import StateView
@@ -65,8 +73,12 @@ def create_router(state: ServerState | OrganismView) -> APIRouter:
 
 def _organism_routes(router: APIRouter, view: OrganismView) -> None:
     @router.get("/health", tags=["organism"])
-    async def health() -> models.HealthInfo:
-        return await view.health()
+    async def health(response: Response) -> models.HealthInfo:
+        told = await view.health()
+        if told.status != "healthy":
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return told
 
     @router.get(f"{PREFIX}/organism", tags=["organism"])
     async def organism() -> models.OrganismInfo:
@@ -214,7 +226,8 @@ def _usage_routes(router: APIRouter, view: OrganismView) -> None:
     async def agent_usage(agent_id: Name) -> models.AgentUsage:
         return await view.usage.agent(agent_id)
 
-    @router.get(f"{PREFIX}/usage/models/{{model:path}}", tags=["usage"])
+    # 404: a path with a line break is no model's.
+    @router.get(f"{PREFIX}/usage/models/{{model:path}}", tags=["usage"], responses=problem_responses(404))
     async def model_usage(model: Name) -> models.ModelUsage:
         return await view.usage.model(model)
 

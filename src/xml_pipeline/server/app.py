@@ -56,6 +56,7 @@ def _lifespan(state: ServerState | None) -> Callable[[FastAPI], AbstractAsyncCon
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if state is not None:
+            state.open()
             state.set_running()
         yield
         if state is not None:

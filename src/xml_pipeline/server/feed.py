@@ -155,9 +155,13 @@ class Subscription:
 
 
 class Hub:
-    """Hands every event to every client. Needs no event loop of its own, and may be used from any thread."""
+    """Hands every event to every client. Needs no event loop of its own, and may be used from any thread.
 
-    def __init__(self) -> None:
+    `queue_limit`: how many events may wait for one client before it is dropped.
+    """
+
+    def __init__(self, queue_limit: int = QUEUE_LIMIT) -> None:
+        self.queue_limit = queue_limit
         self._subscriptions: set[Subscription] = set()
         self._lock = Lock()
 
@@ -166,9 +170,14 @@ class Hub:
         """Whether anybody listens."""
         return bool(self._subscriptions)
 
-    def subscribe(self, render: Callable[[Event], str | None], limit: int = QUEUE_LIMIT) -> Subscription:
+    @property
+    def count(self) -> int:
+        """How many listen."""
+        return len(self._subscriptions)
+
+    def subscribe(self, render: Callable[[Event], str | None]) -> Subscription:
         """A new client, on the running event loop; `render` gives an event's text, or None to leave it out."""
-        subscription = Subscription(render, limit)
+        subscription = Subscription(render, self.queue_limit)
         with self._lock:
             self._subscriptions.add(subscription)
         return subscription

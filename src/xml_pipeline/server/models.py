@@ -57,7 +57,7 @@ class AgentConfig(ApiModel):
 
 
 class AgentInfo(AgentConfig):
-    """A listener and what it does. `queue_depth`: messages to it that are not closed; `message_count`: those from it."""
+    """A listener and what it does; `queue_depth`: messages to it that are open, `message_count`: all from it."""
 
     state: AgentState = AgentState.IDLE
     current_thread: str | None = None

@@ -107,7 +107,8 @@ class ServerState:
         self._ids: set[str] = set()
         self._message_count = 0
         self.sync_listeners()
-        self._subscribe()
+        self._listening = False
+        self.open()
 
     # -- the organism
 
@@ -371,16 +372,19 @@ class ServerState:
 
     # -- the pump
 
-    def _subscribe(self) -> None:
+    def open(self) -> None:
+        """Listen to the pump; a new state does already, one that was closed does again."""
         subscribe = getattr(self.pump, "subscribe_events", None)
-        if callable(subscribe):
+        if callable(subscribe) and not self._listening:
             subscribe(self._on_event)
+            self._listening = True
 
     def close(self) -> None:
         """Listen to the pump no longer."""
         unsubscribe = getattr(self.pump, "unsubscribe_events", None)
-        if callable(unsubscribe):
+        if callable(unsubscribe) and self._listening:
             unsubscribe(self._on_event)
+        self._listening = False
 
     def _on_event(self, event: object) -> Done:
         apply_event(self, event)
