@@ -44,6 +44,8 @@ class HttpServer:
             http="httptools",
             ws="websockets-sansio",
             ws_max_size=max_message_bytes,
+            # An event is the same bytes for every client; deflating it for each would cost more than all the rest.
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,
