@@ -187,7 +187,8 @@ def thread(
     """One thread and its latest messages."""
     client = _client()
     found = client.get(f"/threads/{thread_id}")
-    history = client.get(f"/threads/{thread_id}/messages", limit=limit)
+    earlier = max(0, found["messageCount"] - limit)
+    history = client.get(f"/threads/{thread_id}/messages", limit=limit, offset=earlier)
     messages = sorted(history["messages"], key=lambda message: message["slotIndex"])
     _show({**found, "messages": messages}, views.thread_view(found, messages), as_json)
 

@@ -9,7 +9,10 @@ import httpx
 import pytest
 
 from tests.support.organism_up import Up
+from tests.support.organisms import renamed
 from tests.support.processes import wait_until
+
+_HELLO_WORLD = Path(__file__).parents[2] / "examples" / "hello-world"
 
 _ORGANISM = """
 organism: {name: gated}
@@ -95,3 +98,42 @@ def test_what_was_accepted_while_it_died_is_answered(file: Path) -> None:
 
         wait_until(all_completed, timeout=60, what="all threads complete")
         assert _get(up, "/messages")["total"] == 2 * len(sent)
+
+
+def _inject_greetings(up: Up, count: int) -> int:
+    with httpx.Client(base_url=f"{up.url}/api/v1", timeout=30.0) as client:
+        for number in range(count):
+            body = {"to": "greeter", "payload": {"name": f"number {number}"}}
+            client.post("/inject", json=body).raise_for_status()
+    return count
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    accepted = 0
+    with Up(renamed(_HELLO_WORLD, "killed-often", tmp_path / "organism")) as up:
+        for round_ in range(4):
+            up.wait_running()
+            accepted += _inject_greetings(up, 30)
+            # At another moment each time: right after the last inject, or when so many threads have ended.
+            ended = accepted - 30 + 10 * round_
+            wait_until(lambda: _completed(up) >= ended, timeout=60, what="some threads complete")  # noqa: B023
+            up.kill()
+            up.restart()
+        up.wait_running()
+        wait_until(lambda: _completed(up) == accepted, timeout=60, what="all threads complete")
+        assert _get(up, "/messages")["total"] == 4 * accepted
+        assert _get(up, "/usage")["usage"]["totals"]["requestCount"] >= accepted
+
+
+def _completed(up: Up) -> int:
+    total: int = _get(up, "/threads?status=completed")["total"]
+    return total
+
+
+def test_up_on_a_real_broker_and_database(amqp_url: str, database_url: str, organism_name: str, tmp_path: Path) -> None:
+    file = renamed(_HELLO_WORLD, organism_name, tmp_path / "organism")
+    with Up(file, settings={"ORGANISM_AMQP_URL": amqp_url, "ORGANISM_DATABASE_URL": database_url}) as up:
+        up.wait_running()
+        assert up.organism("inject", "greeter", "name=Dan", "--wait", "30").stdout.startswith("HELLO, DAN!")
+    assert not up.data.exists()

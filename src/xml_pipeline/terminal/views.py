@@ -57,6 +57,8 @@ def thread_view(thread: Json, messages: Sequence[Json]) -> RenderableType:
     rows = table("#", "from", "to", "type", "payload", numbers=["#"])
     for message in messages:
         rows.add_row(str(message["slotIndex"]), message["from"], message["to"], _type(message), _fields(message))
+    if 0 < len(messages) < thread["messageCount"]:
+        parts.append(Text(f"the last {len(messages):,} of them", style="dim"))
     return Group(*parts, rows) if messages else Group(*parts)
 
 
