@@ -136,7 +136,7 @@ async def _clients(world: World, db: Database, ids: Sequence[UUID]) -> None:
     world.chance.shuffle(wanted)
     while wanted:
         some = [wanted.pop() for _ in range(min(len(wanted), world.chance.randint(1, 9)))]
-        accepted = await _at_once(db, lambda connection, some=some: inbox.accept(connection, some))
+        accepted = await _at_once(db, partial(inbox.accept, injects=some))
         ids_ = [answer.message_id for answer in accepted if isinstance(answer, inbox.Accepted)]
         world.ingress += [Inject(id_) for id_ in ids_ for _ in range(world.chance.choice((0, 1, 1, 1, 2)))]
         await asyncio.sleep(0.002)
@@ -145,13 +145,13 @@ async def _clients(world: World, db: Database, ids: Sequence[UUID]) -> None:
 async def _kills(world: World, db: Database, ids: Sequence[UUID]) -> None:
     for thread in world.chance.sample(list(ids), len(ids) // 10):
         await asyncio.sleep(0.02)
-        await _at_once(db, lambda connection, id_=thread: threads.kill_thread(connection, id_, actor="test"))
+        await _at_once(db, partial(threads.kill_thread, thread_id=thread, actor="test"))
 
 
 async def _pauses(world: World, db: Database) -> None:
     for _ in range(5):
         for paused in (True, False):
-            await _at_once(db, lambda connection, p=paused: listeners.set_paused(connection, "bob", p, actor="test"))
+            await _at_once(db, partial(listeners.set_paused, name="bob", paused=paused, actor="test"))
             await asyncio.sleep(0.03)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 from xml_pipeline.envelope.codec import payload_tag
 from xml_pipeline.envelope.model import HUH_TAG, SYSTEM_ERROR_TAG
 from xml_pipeline.envelope.parser import parse
+from xml_pipeline.envelope.text import clean_text, escape_text
 
 ERROR_TAGS = frozenset({HUH_TAG, SYSTEM_ERROR_TAG})
 MAX_TEXT = 500
@@ -74,9 +74,10 @@ def read_error(payload: bytes) -> ErrorPayload:
 
 
 def shortened(text: str) -> str:
-    """At most 500 characters."""
+    """At most 500 characters, and none that XML cannot carry."""
+    text = clean_text(text)
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 def _escaped(text: str) -> str:
-    return escape(text, {"\r": "&#xD;"})
+    return escape_text(clean_text(text))

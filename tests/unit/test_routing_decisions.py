@@ -1,0 +1,480 @@
+"""The router's decisions, one by one, without a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from uuid import UUID, uuid4, uuid5
+
+import pytest
+from hypothesis import given as forall
+from hypothesis import strategies as st
+
+from tests.support import routing as given
+from xml_pipeline.envelope.codec import canonical_payload, payload_tag
+from xml_pipeline.envelope.model import API, SYSTEM, Kind, Outcome, Output, Turn
+from xml_pipeline.organism.catalog import Catalog
+from xml_pipeline.organism.model import Limits, Organism, Retry
+from xml_pipeline.routing.decisions import Decision, decide, retry_delay
+from xml_pipeline.routing.items import Inject, Item, Junk, Overdue, Returned, TurnReport
+from xml_pipeline.routing.system_messages import huh, not_reachable, read_error, system_error
+from xml_pipeline.storage.routing_rows import CallRow, Changes, InboxRow, MessageRow, NewMessage, Snapshot, ThreadRow
+
+THREAD = uuid4()
+
+
+@dataclass
+class Scene:
+    """A thread with messages and calls, to decide on."""
+
+    organism: Organism
+    thread: ThreadRow = field(default_factory=lambda: ThreadRow(THREAD, "active", 0, 10, 0, (API,), None))
+    messages: dict[UUID, MessageRow] = field(default_factory=dict)
+    calls: dict[UUID, CallRow] = field(default_factory=dict)
+    inbox: dict[UUID, InboxRow] = field(default_factory=dict)
+    turns: frozenset[UUID] = frozenset()
+
+    def call(self, caller: str, callee: str, parent: CallRow | None = None, **fields: object) -> CallRow:
+        """A call with nothing open."""
+        awaited = self.organism.listeners[callee].responds
+        call = CallRow(uuid4(), THREAD, caller, callee, None if parent is None else parent.id, awaited, open=0)
+        if parent is not None and awaited:
+            parent.pending += 1
+        self.calls[call.id] = replace(call, **fields)  # type: ignore[arg-type]
+        return self.calls[call.id]
+
+    def out(self, call: CallRow, kind: Kind = Kind.REQUEST, tag: str = "x", **fields: object) -> MessageRow:
+        """A message that the call's callee is handling."""
+        call.open += 1
+        self.thread.open += 1
+        row = MessageRow(
+            *(uuid4(), THREAD, call.caller, call.callee, kind.value, tag, call.id, 1),
+            mailbox=True,
+            state="out",
+            attempt=1,
+            overdue=True,
+        )
+        self.messages[row.id] = replace(row, **fields)  # type: ignore[arg-type]
+        return self.messages[row.id]
+
+    def accepted(self, to: str, *, body: bytes | None = None, taken: bool = False) -> UUID:
+        """An accepted inject."""
+        made = given.inject(to, THREAD)
+        self.inbox[made.id] = InboxRow(made.id, THREAD, to, body or made.body, taken)
+        self.thread.open += not taken
+        return made.id
+
+    def decide(self, *items: Item) -> Decision:
+        """Decide on a snapshot of it."""
+        snapshot = Snapshot({THREAD: self.thread}, self.messages, self.calls, self.inbox, self.turns)
+        return decide(snapshot, items, self.organism, given.TagCheck())
+
+    def changes(self, *items: Item) -> Changes:
+        """The same, the changes alone."""
+        return self.decide(*items).changes
+
+
+def _scene(**settings: object) -> Scene:
+    return Scene(
+        given.organism(
+            given.listener("ann", peers=("bob", "log"), attempts=2),
+            given.listener("bob", peers=("ann",), attempts=1, agent=False),
+            given.listener("shy", peers=("bob",), attempts=1, accepts_errors=False, accepts_huh=False),
+            given.listener("log", agent=False, responds=False, attempts=1),
+            limits=Limits(**settings),  # type: ignore[arg-type]
+        )
+    )
+
+
+def _only(changes: Changes) -> NewMessage:
+    (message,) = changes.inserts
+    return message
+
+
+def _call(changes: Changes, call: CallRow) -> CallRow:
+    return next(row for row in changes.changed_calls if row.id == call.id)
+
+
+def _thread(changes: Changes) -> ThreadRow:
+    (thread,) = changes.threads
+    return thread
+
+
+# Injects
+
+
+def test_an_inject_becomes_a_request_and_opens_its_call() -> None:
+    scene = _scene()
+    id_ = scene.accepted("ann")
+    changes = scene.changes(Inject(id_))
+    message = _only(changes)
+    assert (message.id, message.from_id, message.to_id, message.slot, message.call_id) == (id_, API, "ann", 11, id_)
+    assert (message.state, message.mailbox, message.body) == ("waiting", True, given.question("ann"))
+    assert changes.new_calls == (CallRow(id_, THREAD, API, "ann", None, awaited=True),)
+    assert changes.taken == (id_,)
+    assert _thread(changes).open == 1
+    assert _thread(changes).participants == (API, "ann")
+
+
+def test_an_inject_that_comes_again_changes_nothing() -> None:
+    scene = _scene()
+    id_, taken = scene.accepted("ann"), scene.accepted("ann", taken=True)
+    changes = scene.changes(Inject(id_), Inject(id_), Inject(taken))
+    assert len(changes.inserts) == 1
+
+
+def test_an_envelope_that_no_gateway_accepted_is_a_dead_letter() -> None:
+    changes = _scene().changes(Inject(uuid4(), b"<message/>"))
+    (letter,) = changes.dead_letters
+    assert (letter.code, letter.body, changes.inserts) == ("not-accepted", b"<message/>", ())
+
+
+@pytest.mark.parametrize(("to", "code"), [("gone", "not-reachable"), ("bob", "invalid-payload")])
+def test_an_inject_that_fits_the_configuration_no_more_is_answered_with_an_error(to: str, code: str) -> None:
+    scene = _scene()
+    id_ = scene.accepted(to, body=given.inject("ann", THREAD).body)
+    changes = scene.changes(Inject(id_))
+    request, answer = changes.inserts
+    assert (request.state, request.outcome, answer.to_id, answer.answers) == ("closed", "failed", API, id_)
+    assert read_error(answer.body).code == code
+    assert (_thread(changes).open, _thread(changes).failed) == (0, 1)
+    assert [letter.message_id for letter in changes.dead_letters] == [id_]
+
+
+def test_an_inject_that_is_no_envelope_ends_in_an_error() -> None:
+    scene = _scene()
+    changes = scene.changes(Inject(scene.accepted("ann", body=b"rubbish")))
+    assert (changes.inserts, _thread(changes).open, _thread(changes).failed) == ((), 0, 1)
+
+
+def test_a_killed_thread_takes_nothing() -> None:
+    scene = _scene()
+    id_ = scene.accepted("ann")
+    scene.thread.status = "killed"
+    assert scene.changes(Inject(id_)) == Changes()
+
+
+# Requests and responses
+
+
+def test_a_request_to_a_peer_is_counted_as_pending() -> None:
+    scene = _scene()
+    call = scene.call(API, "ann")
+    message = scene.out(call)
+    changes = scene.changes(given.ok(message.id, given.ask("bob"), given.ask("log")))
+    bob, log = changes.inserts
+    assert bob.id == uuid5(message.id, "0")
+    assert (bob.from_id, bob.to_id, bob.kind, bob.hop, bob.mailbox) == ("ann", "bob", "request", 2, False)
+    assert [(call.id, call.parent, call.awaited) for call in changes.new_calls] == [
+        (bob.id, call.id, True),
+        (log.id, call.id, False),
+    ]
+    assert (_call(changes, call).pending, _call(changes, call).open) == (1, 0)
+
+
+def test_a_response_resumes_the_caller_in_its_own_call_with_what_remains() -> None:
+    scene = _scene()
+    outer = scene.call(API, "ann")
+    first, second = scene.call("ann", "bob", outer), scene.call("ann", "bob", outer)
+    one, two = scene.out(first), scene.out(second)
+    answer = given.respond(given.reply("bob"))
+    changes = scene.changes(given.ok(one.id, answer), given.ok(two.id, answer))
+    assert [(m.to_id, m.kind, m.call_id, m.answers, m.remaining) for m in changes.inserts] == [
+        ("ann", "response", outer.id, first.id, 1),
+        ("ann", "response", outer.id, second.id, 0),
+    ]
+    assert (_call(changes, outer).pending, _call(changes, outer).open) == (0, 2)
+    assert _call(changes, first).answered
+
+
+def test_a_response_to_api_is_closed_as_it_is_inserted() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    changes = scene.changes(given.ok(message.id, given.respond(given.reply("ann"))))
+    assert (_only(changes).state, _only(changes).outcome, _only(changes).call_id) == ("closed", "delivered", None)
+    assert (_thread(changes).open, _thread(changes).failed) == (0, 0)
+
+
+def test_only_the_first_response_of_a_call_counts() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    answer = given.respond(given.reply("ann"))
+    decision = scene.decide(given.ok(message.id, answer, answer))
+    assert len(decision.changes.inserts) == 1
+    assert [note.event for note in decision.notes] == ["response_after_answer"]
+
+
+def test_a_callee_that_ends_without_an_answer_gives_one_by_the_system() -> None:
+    scene = _scene()
+    outer = scene.call(API, "ann")
+    inner = scene.call("ann", "bob", outer)
+    changes = scene.changes(given.ok(scene.out(inner).id))
+    message = _only(changes)
+    assert (message.from_id, message.to_id, message.kind, message.remaining) == ("bob", "ann", "error", 0)
+    assert read_error(message.body).code == "no-answer"
+    assert message.id == uuid5(inner.id, "answer")
+
+
+def test_a_call_with_answers_to_come_is_not_over() -> None:
+    scene = _scene()
+    outer = scene.call(API, "ann")
+    message = scene.out(outer)
+    scene.call("ann", "bob", outer)
+    assert scene.changes(given.ok(message.id)).inserts == ()
+
+
+def test_a_listener_without_responses_ends_silently_and_fails_aloud() -> None:
+    scene = _scene()
+    outer = scene.call(API, "ann")
+    quiet, loud = scene.out(scene.call("ann", "log", outer)), scene.out(scene.call("ann", "log", outer))
+    assert outer.pending == 0
+    assert scene.changes(given.ok(quiet.id)).inserts == ()
+    assert read_error(_only(scene.changes(given.failed(loud.id))).body).code == "handler-failed"
+
+
+def test_an_error_that_a_handler_gives_is_an_error_to_the_caller() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    error = system_error("no-luck", "Nothing found.").payload
+    changes = scene.changes(given.ok(message.id, given.respond(error)))
+    assert (_only(changes).kind, _only(changes).body) == ("error", error)
+    assert (_thread(changes).failed, _thread(changes).error) == (1, "no-luck: Nothing found.")
+
+
+# What cannot pass
+
+
+def test_an_error_goes_up_until_somebody_takes_it() -> None:
+    scene = _scene()
+    top = scene.call(API, "ann")
+    middle = scene.call("ann", "shy", top)
+    message = scene.out(scene.call("shy", "bob", middle))
+    changes = scene.changes(given.failed(message.id, reason="no disk"))
+    answer = _only(changes)
+    assert (answer.from_id, answer.to_id, answer.call_id, answer.answers) == ("shy", "ann", top.id, middle.id)
+    assert read_error(answer.body).text == "no disk"
+    assert (_call(changes, middle).answered, _call(changes, middle).pending) == (True, 0)
+    assert (_call(changes, top).pending, _call(changes, top).open) == (0, 1)
+
+
+def test_a_huh_that_goes_up_becomes_an_error() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "shy"))
+    changes = scene.changes(given.ok(message.id, Output(Kind.REQUEST, "bob", b"<wrong/>")))
+    assert (_only(changes).to_id, _only(changes).payload_type) == (API, "SystemError")
+    assert read_error(_only(changes).body).code == "invalid-payload"
+
+
+@pytest.mark.parametrize("wrong", [b"<wrong/>", None], ids=["payload", "xml"])
+def test_a_sender_who_said_it_wrongly_gets_a_hint(wrong: bytes | None) -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    output = Output(Kind.REQUEST, "bob", wrong, None if wrong else "not well-formed")
+    changes = scene.changes(given.ok(message.id, output))
+    hint = _only(changes)
+    assert (hint.from_id, hint.to_id, hint.kind, hint.call_id) == (SYSTEM, "ann", "error", message.call_id)
+    assert hint.payload_type == "huh"
+    assert hint.answers is None
+    assert _thread(changes).participants == (API, "ann")
+
+
+def test_no_huh_answers_a_huh() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"), Kind.ERROR, tag="huh")
+    changes = scene.changes(given.ok(message.id, Output(Kind.RESPONSE, None, b"<wrong/>")))
+    assert _only(changes).payload_type == "SystemError"
+
+
+@pytest.mark.parametrize("target", ["nobody", "ann", "shy", API, SYSTEM, ""])
+def test_a_target_out_of_reach_is_refused_in_one_wording(target: str) -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    changes = scene.changes(given.ok(message.id, Output(Kind.REQUEST, target, b"<x/>")))
+    assert _only(changes).body == not_reachable().payload
+    (audit,) = changes.audits
+    assert (audit.actor, audit.action, audit.subject) == ("ann", "send-blocked", target)
+
+
+def test_what_was_refused_counts_down_like_answers() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    refused = Output(Kind.REQUEST, "nobody", b"<x/>")
+    changes = scene.changes(given.ok(message.id, refused, given.ask("bob"), refused))
+    errors = [message for message in changes.inserts if message.kind == "error"]
+    assert [error.remaining for error in errors] == [2, 1]
+
+
+def test_a_thread_that_runs_away_is_stopped_by_an_error_to_the_caller() -> None:
+    for settings, outputs in (
+        ({"max_hops": 1}, [given.ask("bob")]),
+        ({"max_messages_per_thread": 10}, [given.ask("bob")]),
+        ({"max_outputs_per_turn": 2}, [given.ask("bob")] * 3),
+        ({"max_hops": 1}, [Output(Kind.REQUEST, "bob", b"<wrong/>")]),
+    ):
+        scene = _scene(**settings)
+        message = scene.out(scene.call(API, "ann"))
+        changes = scene.changes(given.ok(message.id, *outputs))
+        assert read_error(_only(changes).body).code == "limit"
+        assert _only(changes).to_id == API
+
+
+# Attempts
+
+
+def test_the_first_ok_of_any_attempt_counts() -> None:
+    for state, attempt in (("out", 2), ("out", 1), ("ready", 1)):
+        scene = _scene()
+        message = scene.out(scene.call(API, "ann"), state=state, attempt=attempt)
+        changes = scene.changes(given.ok(message.id, attempt=1))
+        assert [turn.counted for turn in changes.turns] == [True]
+        assert len(changes.closings) == 1
+
+
+def test_what_comes_late_is_kept_and_changes_nothing() -> None:
+    late = (("closed", 1, Outcome.OK), ("ready", 0, Outcome.OK), ("ready", 1, Outcome.ERROR), ("out", 2, Outcome.ERROR))
+    for state, attempt, outcome in late:
+        scene = _scene()
+        message = scene.out(scene.call(API, "ann"), state=state, attempt=attempt)
+        turn = Turn(uuid4(), message.id, 1, outcome)
+        changes = scene.changes(TurnReport(turn))
+        assert [(row.id, row.counted) for row in changes.turns] == [(turn.id, False)]
+        assert replace(changes, turns=()) == Changes()
+
+
+def test_a_turn_that_comes_again_is_not_even_kept() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    report, known = given.failed(message.id), given.failed(message.id)
+    scene.turns = frozenset((known.turn.id,))
+    changes = scene.changes(known, report, report)
+    assert len(changes.turns) == len(changes.postponements) == 1
+
+
+def test_a_failure_is_tried_again_and_an_ok_in_the_same_batch_wins() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    changes = scene.changes(given.failed(message.id))
+    assert [(p.message_id, p.attempt, p.delay) for p in changes.postponements] == [(message.id, 1, 0.5)]
+    assert changes.dead_letters == ()
+    changes = scene.changes(given.failed(message.id), given.ok(message.id, given.respond(given.reply("ann"))))
+    assert (changes.postponements, len(changes.closings), len(changes.inserts)) == ((), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.ERROR, "handler-failed"), (Outcome.TIMEOUT, "timeout")], ids=["error", "timeout"]
+)
+def test_the_last_failure_is_a_dead_letter_and_an_error_to_the_caller(outcome: Outcome, code: str) -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"), attempt=2)
+    changes = scene.changes(given.failed(message.id, attempt=2, outcome=outcome))
+    (letter,) = changes.dead_letters
+    assert (letter.message_id, letter.code, letter.attempts, letter.body) == (message.id, code, 2, None)
+    assert read_error(_only(changes).body).code == code
+    assert (_thread(changes).open, _thread(changes).failed) == (0, 1)
+
+
+def test_an_overdue_message_is_sent_again_at_once_and_lost_in_the_end() -> None:
+    scene = _scene()
+    first, last = scene.out(scene.call(API, "ann")), scene.out(scene.call(API, "ann"), attempt=2)
+    changes = scene.changes(Overdue(first.id, 1), Overdue(last.id, 2))
+    assert [p.delay for p in changes.postponements] == [0.0]
+    assert [letter.code for letter in changes.dead_letters] == ["lost"]
+
+
+def test_an_overdue_message_that_moved_on_is_left_alone() -> None:
+    scene = _scene()
+    call = scene.call(API, "ann")
+    again, closed = scene.out(call, attempt=2), scene.out(call, state="closed")
+    early = scene.out(call, overdue=False)
+    items = (Overdue(again.id, 1), Overdue(closed.id, 1), Overdue(early.id, 1), Overdue(uuid4(), 1))
+    assert scene.changes(*items) == Changes()
+
+
+def test_what_the_broker_gave_up_is_sent_again_in_the_same_attempt() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"))
+    assert scene.changes(Returned(message.id, 1), Returned(message.id, 2)) == Changes(returned=(message.id,))
+
+
+def test_bytes_that_cannot_be_read_are_kept() -> None:
+    (letter,) = _scene().changes(Junk(uuid4(), "no XML", b"\x00\xff")).dead_letters
+    assert (letter.code, letter.reason, letter.body) == ("unreadable", "no XML", b"\x00\xff")
+
+
+def test_an_inject_that_cannot_be_routed_ends_in_an_error() -> None:
+    scene = _scene()
+    id_ = scene.accepted("ann")
+    changes = scene.changes(Junk(uuid4(), "22021", b"", "unroutable", id_))
+    assert (changes.taken, _thread(changes).open, _thread(changes).failed) == ((id_,), 0, 1)
+
+
+@forall(st.integers(1, 10_000), st.floats(0, 100), st.floats(0, 1000))
+def test_a_wait_between_attempts_grows_and_is_bounded(attempt: int, backoff: float, most: float) -> None:
+    retry = Retry(3, backoff, most)
+    assert retry_delay(retry, attempt) <= retry_delay(retry, attempt + 1) <= most
+    assert retry_delay(Retry(3, 0.5, 60), 3) == 2.0
+
+
+# The system's own words
+
+
+@forall(st.text())
+def test_the_systems_words_are_canonical_and_valid_whatever_they_say(text: str) -> None:
+    catalog = Catalog(given.organism(given.listener("ann")))
+    for error in (huh(text), system_error("code", text)):
+        assert canonical_payload(error.payload) == error.payload
+        assert payload_tag(error.payload) == error.tag
+        catalog.validate_response("ann", error.payload)
+        assert read_error(error.payload) == error
+
+
+# Whatever happens
+
+_EXAMPLES = st.lists(
+    st.tuples(
+        st.sampled_from(["ok", "again", "error", "timeout", "overdue"]),
+        st.integers(0, 3),
+        st.lists(st.sampled_from(["bob", "ann", "log", "nobody", "wrong", "answer"]), max_size=3),
+    ),
+    max_size=12,
+)
+
+
+@forall(_EXAMPLES)
+def test_counters_are_what_they_count(examples: list[tuple[str, int, list[str]]]) -> None:
+    scene = _scene()
+    top = scene.call(API, "ann")
+    middle = scene.call("ann", "shy", top)
+    inner = scene.call("shy", "bob", middle)
+    handled = [scene.out(call) for call in (top, middle, inner, inner)]
+    items = [_item(kind, handled[which], words) for kind, which, words in examples]
+    before = sum(call.open for call in scene.calls.values())
+    decision = scene.decide(*items)
+    changes = decision.changes
+    inserted = [message for message in changes.inserts if message.state != "closed"]
+    thread = changes.threads[0] if changes.threads else scene.thread
+    assert thread.open == 4 - len(changes.closings) + len(inserted)
+    assert [message.slot for message in changes.inserts] == list(range(11, 11 + len(changes.inserts)))
+    assert len({message.id for message in changes.inserts}) == len(changes.inserts)
+    calls = {call.id: call for call in (*scene.calls.values(), *changes.new_calls, *changes.changed_calls)}
+    assert sum(call.open for call in calls.values()) == before - len(changes.closings) + len(inserted)
+    for call in calls.values():
+        waiting = [one for one in calls.values() if one.parent == call.id and one.awaited and not one.answered]
+        assert call.pending == len(waiting)
+        ended = call.awaited and not call.answered and call.open == 0 and call.pending == 0
+        assert not ended
+    assert decision == scene.decide(*items)
+
+
+def _item(kind: str, message: MessageRow, words: list[str]) -> Item:
+    turn_id = uuid5(message.id, f"{kind}{words}")
+    if kind == "overdue":
+        return Overdue(message.id, 1)
+    if kind in ("error", "timeout"):
+        return TurnReport(Turn(turn_id, message.id, 1, Outcome(kind)))
+    return TurnReport(Turn(turn_id, message.id, 1, Outcome.OK, tuple(_output(message, word) for word in words)))
+
+
+def _output(message: MessageRow, word: str) -> Output:
+    if word == "answer":
+        return given.respond(given.reply(message.to_id))
+    return Output(Kind.REQUEST, "bob", b"<wrong/>") if word == "wrong" else given.ask(word)
