@@ -22,7 +22,7 @@ MAX_ATTRIBUTES = 64
 MAX_NAMESPACES = 64
 
 _BOM = b"\xef\xbb\xbf"
-_PROLOG_MARKS = (b"!", b"?")
+_ROOT_STARTS = frozenset(b"<" + bytes([letter]) for letter in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _DECLARATION = re.compile(rb"<\?xml\s[^>]*?\?>")
 _ENCODING = re.compile(rb"encoding\s*=\s*[\"']([^\"']*)[\"']")
@@ -54,21 +54,17 @@ def parse(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
     """Parse a document of at most `max_bytes` and `max_depth` levels; raise InvalidXml with a short reason."""
     if len(data) > max_bytes:
         raise InvalidXml(f"the document has {len(data)} bytes; at most {max_bytes} are allowed")
-    has_prolog = data[1:2] in _PROLOG_MARKS or data[:1] != b"<"
+    has_prolog = data[:2] not in _ROOT_STARTS
     if has_prolog:
         data = _checked_prolog(data)
-    root = _parse(data)
+    try:
+        root = etree.fromstring(data, _parsers.parser)
+    except etree.XMLSyntaxError as error:
+        raise InvalidXml(f"not well-formed: {_first_line(error)}") from None
     if has_prolog and root.getroottree().docinfo.internalDTD is not None:
         raise InvalidXml("a DOCTYPE is not allowed")
     _check_bounds(root, data, max_depth)
     return root
-
-
-def _parse(data: bytes) -> etree._Element:
-    try:
-        return etree.fromstring(data, _parsers.parser)
-    except etree.XMLSyntaxError as error:
-        raise InvalidXml(f"not well-formed: {_first_line(error)}") from None
 
 
 def _first_line(error: etree.XMLSyntaxError) -> str:

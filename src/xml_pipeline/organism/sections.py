@@ -145,7 +145,7 @@ def _count(document: Document, node: Node, what: str) -> int | None:
 
 
 def _port(document: Document, node: Node, what: str) -> int | None:
-    return document.integer(node, what, minimum=1, maximum=65535)
+    return document.integer(node, what, minimum=0, maximum=65535)
 
 
 def _tokens(document: Document, node: Node, what: str) -> int | None:

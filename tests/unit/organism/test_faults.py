@@ -24,7 +24,7 @@ from xml_pipeline.organism.load import load_organism, parse_organism
         ("{name: tested}", "tested", 1, "must be a mapping"),
         ("{name: tested}", "{name: tested, prot: 1}", 1, "did you mean 'port'?"),
         ("{name: tested}", "{name: tested, name: other}", 1, "'name' is there twice"),
-        ("{name: tested}", "{name: tested, port: 0}", 1, "at least 1"),
+        ("{name: tested}", "{name: tested, port: -1}", 1, "at least 0"),
         ("{name: tested}", "{name: tested, port: 65536}", 1, "at most 65535"),
         ("{name: tested}", "{name: tested, port: '80'}", 1, "must be a whole number"),
         ("{name: tested}", "{name: tested, port: true}", 1, "must be a whole number"),
