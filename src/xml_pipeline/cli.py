@@ -114,14 +114,15 @@ async def _announce(name: str, listeners: int, url: str) -> None:
 @app.command(rich_help_panel=RUNNING)
 def migrate() -> None:
     """Bring the database of ORGANISM_DATABASE_URL to this version's schema."""
-    from xml_pipeline.runtime import SettingMissing, read_settings
+    from xml_pipeline.runtime import SettingMissing, read_settings, what_to_do
     from xml_pipeline.storage.schema import current_revision
     from xml_pipeline.storage.schema import migrate as migrate_schema
 
     url = read_settings().database_url
     if url is None:
         raise SettingMissing("ORGANISM_DATABASE_URL is not set: the embedded database needs no migration by hand")
-    migrate_schema(url)
+    with what_to_do("ORGANISM_DATABASE_URL"):
+        migrate_schema(url)
     out.print(f"the schema is current: {current_revision()}")
 
 

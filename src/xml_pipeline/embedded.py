@@ -17,7 +17,7 @@ from xml_pipeline.message_bus.memory import MemoryBroker
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.service import run_router
-from xml_pipeline.runtime import current_database, require_free_port
+from xml_pipeline.runtime import current_database, require_free_port, what_to_do
 from xml_pipeline.server.gateway import run_gateway
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.messages import forget_deliveries
@@ -98,7 +98,8 @@ async def _buses(amqp_url: str | None) -> AsyncIterator[_Connect]:
     made: list[Bus] = []
 
     async def connect(name: str) -> Bus:
-        bus = await connect_bus(amqp_url, name=name) if amqp_url else broker.connect()
+        with what_to_do("ORGANISM_AMQP_URL"):
+            bus = await connect_bus(amqp_url, name=name) if amqp_url else broker.connect()
         made.append(bus)
         return bus
 

@@ -9,7 +9,9 @@ import structlog
 from structlog.types import Processor
 
 # Libraries that tell more than anyone wants to know at `info`.
-_QUIET = ("aio_pika", "aiormq", "alembic", "asyncio", "httpx", "httpcore", "uvicorn", "sqlalchemy")
+_QUIET = ("alembic", "asyncio", "httpx", "httpcore", "uvicorn", "sqlalchemy")
+# The bus tells what becomes of its connections; these would tell it again, as errors, at each attempt.
+_SILENT = ("aio_pika", "aiormq")
 
 
 def configure_logging(level: str, *, style: str = "json") -> None:
@@ -44,6 +46,8 @@ def configure_logging(level: str, *, style: str = "json") -> None:
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _renderer(style: str) -> Processor:

@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,8 @@ class Runtime:
         from xml_pipeline.message_bus.connect import connect_bus
 
         url = _required(self.settings.amqp_url, "ORGANISM_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")
-        bus = await connect_bus(url, name=self.instance)
+        with what_to_do("ORGANISM_AMQP_URL"):
+            bus = await connect_bus(url, name=self.instance)
         try:
             yield bus
         finally:
@@ -84,10 +85,20 @@ async def current_database(url: str, *, name: str, pool_size: int) -> AsyncItera
 
     database = Database.connect(url, pool_size=pool_size, application_name=name)
     try:
-        await require_current_schema(database)
+        with what_to_do("ORGANISM_DATABASE_URL"):
+            await require_current_schema(database)
         yield database
     finally:
         await database.close()
+
+
+@contextmanager
+def what_to_do(setting: str) -> Iterator[None]:
+    """At the start, what does not answer may also be wrongly named."""
+    try:
+        yield
+    except Unavailable as error:
+        raise type(error)(f"{error}; start it, or correct {setting}") from error
 
 
 def require_free_port(host: str, port: int) -> None:

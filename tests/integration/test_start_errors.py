@@ -31,6 +31,7 @@ def test_without_a_broker(service: str, database_url: str) -> None:
     assert status == 1
     assert len(said) == 1
     assert "127.0.0.1:9" in said[0]
+    assert "correct ORGANISM_" in said[0]
 
 
 @pytest.mark.parametrize("service", [name for name in SERVICES if name != "agent-worker"])
@@ -39,6 +40,7 @@ def test_without_a_database(service: str, amqp_url: str) -> None:
     assert status == 1
     assert len(said) == 1
     assert "127.0.0.1:9" in said[0]
+    assert "correct ORGANISM_" in said[0]
 
 
 @pytest.mark.parametrize("service", [name for name in SERVICES if name != "agent-worker"])
