@@ -67,9 +67,10 @@ class EmbeddedPostgres:
         self._take_folder()
         try:
             account = server_account(binaries, self._folder)
-            if not (self._data / "PG_VERSION").exists():
+            if self._data.exists():
+                self._check(binaries, account)
+            else:
                 await self._create(binaries, account)
-            self._check(binaries, account)
             await self._end_orphan()
             self._socket_folder = self._choose_socket_folder(account)
             await self._launch(binaries, account)
@@ -102,8 +103,13 @@ class EmbeddedPostgres:
             self._lock = None
 
     def _take_folder(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / "lock").open("a")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / "lock").open("a")
+        except OSError as error:
+            raise DatabaseUnavailable(
+                f"cannot write to {self._folder}: {error.strerror}; use another --data"
+            ) from error
         try:
             # A record lock: it ends with this process however that ends, and no child inherits it.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

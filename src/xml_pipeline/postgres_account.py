@@ -49,10 +49,19 @@ def server_account(*places: Path) -> Account:
         raise DatabaseUnavailable(
             "as root the embedded PostgreSQL needs setpriv (util-linux): install it, or run as another user"
         )
-    nobody = pwd.getpwnam("nobody")
+    nobody = _nobody()
     user = (f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
     walk = () if all(_open_to_all(place) for place in places) else _WALK_ANYWHERE
     return Account(nobody.pw_uid, nobody.pw_gid, (setpriv, *user, *walk, ending))
+
+
+def _nobody() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("nobody")
+    except KeyError as error:
+        raise DatabaseUnavailable(
+            "as root the embedded PostgreSQL runs as the user nobody, and there is none: run as another user"
+        ) from error
 
 
 def _open_to_all(place: Path) -> bool:
