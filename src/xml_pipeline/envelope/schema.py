@@ -31,8 +31,11 @@ class SchemaValidator:
     def validate(self, element: etree._Element) -> list[Fault]:
         """List what is wrong with `element` as a document of its own; empty if nothing is."""
         with self._lock:
-            if self._schema.validate(element):
-                return []
+            try:
+                if self._schema.validate(element):
+                    return []
+            except etree.XMLSchemaError:
+                return [Fault("/", "it could not be checked")]  # libxml2 gave up
             findings = [(str(entry.path or "/"), str(entry.message)) for entry in self._schema.error_log]
         return _faults(findings)
 

@@ -52,6 +52,4 @@ def _count(shape: Many | Mapped, inside: Inside) -> int:
 
 def _named(shape: Scalar, name: str) -> Value:
     """Let a free text say which field it is in."""
-    if shape.base != "xs:string" or shape.facets or not shape.is_text or shape.to_json is not None:
-        return shape.sample
-    return name.replace("_", " ")
+    return name.replace("_", " ") if shape.sample is None else shape.sample

@@ -12,7 +12,6 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from xml_pipeline.errors import Fault, UnsupportedPayload
-from xml_pipeline.payload.pattern import says_less
 from xml_pipeline.payload.scalars import Unexpressible, scalar_of
 from xml_pipeline.payload.shapes import MISSING, Many, Mapped, Member, Nullable, Record, Scalar, Shape, Value
 
@@ -252,9 +251,9 @@ def _more_than_xsd(schema: Schema, config: Schema, scalar: Scalar) -> bool:
     if schema.get("multiple_of") is not None or kind in ("url", "multi-host-url"):
         return True
     if kind == "str":
-        pattern = schema.get("pattern")
-        left = pattern is not None and ("pattern" not in said or says_less(pattern))
-        return left or any(config.get(key) for key in ("str_to_lower", "str_to_upper", "str_strip_whitespace"))
+        return schema.get("pattern") is not None or any(
+            config.get(key) for key in ("str_to_lower", "str_to_upper", "str_strip_whitespace")
+        )
     if kind == "decimal":
         return bool(said & {"totalDigits", "fractionDigits"})
     bounded = any(schema.get(key) is not None for key in ("ge", "gt", "le", "lt", "now_op"))

@@ -47,7 +47,7 @@ class PayloadType:
         self._make = described.adapter.validator.validate_python
         self._read = compile_reader(described.record)
         self._write = compile_writer(described.record, root_tag)
-        self._schema = _compile(self.xsd, cls)
+        self._schema = _compile(write_xsd(described.record, root_tag, patterns=False), cls)
 
     def validate(self, payload: bytes | etree._Element) -> None:
         """Check a payload against the XSD and, where the class says more, against the class; raise InvalidPayload."""

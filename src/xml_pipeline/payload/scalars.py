@@ -55,13 +55,20 @@ def _string(schema: Schema, config: Schema) -> Scalar:
     if changed:  # the model looks at it after the change, a schema before
         said["max_length"] = None
     facets = _lengths(said)
-    pattern = schema.get("pattern")
+    pattern, translated = schema.get("pattern"), None
     if isinstance(pattern, str) and not changed and config.get("regex_engine", "rust-regex") == "rust-regex":
         translated = to_xsd(pattern)
-        facets += () if translated is None else (("pattern", translated),)
-    sample = example_of(pattern) if isinstance(pattern, str) else None
-    sample = sample or "text".ljust(said["min_length"] or 0, "x")[: schema.get("max_length", said["max_length"])]
-    return Scalar("xs:string", _same_text, _same_text, facets, sample, is_text=True)
+    sample = _sample_text(schema, said)
+    return Scalar("xs:string", _same_text, _same_text, facets, sample, is_text=True, pattern=translated)
+
+
+def _sample_text(schema: Schema, said: Schema) -> str | None:
+    """None for a free text: whoever asks for the sample knows a telling one."""
+    pattern = schema.get("pattern")
+    fitting = example_of(pattern) if isinstance(pattern, str) else None
+    if fitting is not None or (said["min_length"] is None and said["max_length"] is None and pattern is None):
+        return fitting
+    return "text".ljust(said["min_length"] or 0, "x")[: said["max_length"]]
 
 
 def _same_text(text: str) -> str:

@@ -14,7 +14,8 @@ MISSING = object()
 class Scalar:
     """Text: `base` is its XSD type, `facets` narrow it, `write` and `read` raise ValueError, TypeError or KeyError.
 
-    `to_json` and `from_json` convert where JSON has no such type.
+    `to_json` and `from_json` convert where JSON has no such type. `pattern` is of the class, so it may be of any kind:
+    it is shown in the XSD, and checked by the class alone.
     """
 
     base: str
@@ -25,6 +26,7 @@ class Scalar:
     is_text: bool = False
     to_json: Callable[[Any], Any] | None = None
     from_json: Callable[[Any], Any] | None = None
+    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

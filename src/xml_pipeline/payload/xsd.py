@@ -14,9 +14,9 @@ from xml_pipeline.payload.shapes import Many, Mapped, Nullable, Record, Scalar, 
 XS_NS = "http://www.w3.org/2001/XMLSchema"
 
 
-def write_xsd(root: Record, root_tag: str) -> str:
-    """Write the schema whose only global element is `root_tag`."""
-    writer = _Writer()
+def write_xsd(root: Record, root_tag: str, *, patterns: bool = True) -> str:
+    """Write the schema whose only global element is `root_tag`; with the patterns of its class, or to validate by."""
+    writer = _Writer(patterns)
     writer.line(0, f'<xs:schema xmlns:xs="{XS_NS}">')
     writer.line(1, f'<xs:element name="{root_tag}" type="{root.name}"/>')
     writer.seen(root)
@@ -27,10 +27,11 @@ def write_xsd(root: Record, root_tag: str) -> str:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, patterns: bool) -> None:
         self.lines: list[str] = []
         self.waiting: list[Record] = []
         self._known: set[str] = set()
+        self._patterns = patterns
         self._uniques = count(1)
 
     def line(self, depth: int, text: str) -> None:
@@ -70,7 +71,14 @@ class _Writer:
     def _named_type(self, shape: Shape) -> str | None:
         if isinstance(shape, Record):
             return self.seen(shape)
-        return shape.base if isinstance(shape, Scalar) and not shape.facets else None
+        return shape.base if isinstance(shape, Scalar) and not self._facets(shape) else None
+
+    def _facets(self, scalar: Scalar) -> tuple[tuple[str, str], ...]:
+        return (
+            scalar.facets
+            if scalar.pattern is None or not self._patterns
+            else (*scalar.facets, ("pattern", scalar.pattern))
+        )
 
     def _anonymous_type(self, depth: int, shape: Shape) -> None:
         if isinstance(shape, Scalar):
@@ -104,7 +112,7 @@ class _Writer:
     def _restriction(self, depth: int, scalar: Scalar) -> None:
         self.line(depth, "<xs:simpleType>")
         self.line(depth + 1, f'<xs:restriction base="{scalar.base}">')
-        for name, value in scalar.facets:
+        for name, value in self._facets(scalar):
             self.line(depth + 2, f'<xs:{name} value="{_ascii(escape_attribute(value))}"/>')
         self.line(depth + 1, "</xs:restriction>")
         self.line(depth, "</xs:simpleType>")
