@@ -286,6 +286,34 @@ class TestFeed:
                 seen = [json.loads(await socket.recv())["id"] for _ in range(2)]
         assert seen == [first, second]
 
+    async def test_a_message_that_the_feed_lost_is_told_all_the_same(self, gateway: Gateway) -> None:
+        thread = (await gateway.inject()).json()["threadId"]
+        async with connect(f"ws://127.0.0.1:{gateway.port}/ws/messages") as socket:
+            await until(lambda: _watched_for_a_while(gateway), "the gateway's first look")
+            id_ = uuid4()
+            async with gateway.database.begin() as connection:
+                await connection.execute(
+                    text("""
+                        insert into messages (id, thread_id, slot, from_id, to_id, kind,
+                                              payload_type, body, mailbox, state)
+                        values (:id, :thread, 1, 'api', 'greeter', 'request', 'greeter.greeting',
+                                '<greeter.greeting><name>Dan</name></greeter.greeting>', true, 'waiting')
+                    """),
+                    {"id": id_, "thread": UUID(thread)},
+                )
+            async with asyncio.timeout(LIMIT):
+                told = json.loads(await socket.recv())
+        assert (told["id"], told["payload"], told["slotIndex"]) == (str(id_), {"name": "Dan"}, 0)
+
+
+async def _watched_for_a_while(gateway: Gateway) -> bool:
+    """Two rounds of the gateway's watch: heartbeats come from the same clock."""
+    beats = await gateway.broker.connect().subscribe([Binding(NAMES.events, "", "heartbeat.gateway")])
+    seen = 0
+    while seen < 3:
+        seen += len(await beats.batch(10))
+    return True
+
 
 async def test_a_port_that_is_taken(gateway: Gateway) -> None:
     with pytest.raises(Unavailable, match=f"127.0.0.1:{gateway.port}"):

@@ -89,8 +89,8 @@ class TestParameters:
             (["await=5"], 0),
         ],
     )
-    def test_prefer(self, prefer: list[str] | None, seconds: float) -> None:
-        assert parameters.wait_seconds(prefer) == seconds
+    async def test_prefer(self, prefer: list[str] | None, seconds: float) -> None:
+        assert await parameters.wait_seconds(prefer) == seconds
 
     @pytest.mark.parametrize(
         "since",
@@ -102,13 +102,13 @@ class TestParameters:
             "2026-01-02 03:04:05",
         ],
     )
-    def test_since(self, since: str) -> None:
-        assert parameters.thread_query(since=since).since == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    async def test_since(self, since: str) -> None:
+        assert (await parameters.thread_query(since=since)).since == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
     @pytest.mark.parametrize("since", ["", "yesterday", "2026-13-01", "0001-01-01T00:00:00+23:00"])
-    def test_since_that_is_no_time(self, since: str) -> None:
+    async def test_since_that_is_no_time(self, since: str) -> None:
         with pytest.raises(Problem) as refused:
-            parameters.thread_query(since=since)
+            await parameters.thread_query(since=since)
         assert refused.value.status_code == 422
 
 

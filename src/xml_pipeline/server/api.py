@@ -61,12 +61,13 @@ def create_router(state: ServerState | OrganismView) -> APIRouter:
     """Every REST route of the contract, `/health` and all under `/api/v1`, for a state or any other view."""
     view = StateView(state) if isinstance(state, ServerState) else state
     router = APIRouter(route_class=ProblemRoute, responses=problem_responses(503))
+    # Routes are tried in this order: what is asked most comes first.
+    _message_routes(router, view)
+    _thread_routes(router, view)
     _organism_routes(router, view)
     _agent_routes(router, view)
     _agent_steering(router, view)
     _capability_routes(router, view)
-    _thread_routes(router, view)
-    _message_routes(router, view)
     _usage_routes(router, view)
     return router
 
@@ -187,11 +188,6 @@ def _thread_routes(router: APIRouter, view: OrganismView) -> None:
 
 
 def _message_routes(router: APIRouter, view: OrganismView) -> None:
-    @router.get(f"{PREFIX}/messages", tags=["messages"], responses=problem_responses(422))
-    async def messages(page: PageParameter, agent: AgentFilter = None) -> models.MessagePage:
-        listed, total = await view.messages(None, agent, page)
-        return models.MessagePage(messages=listed, count=len(listed), total=total, offset=page.offset, limit=page.limit)
-
     @router.post(
         f"{PREFIX}/inject",
         tags=["messages"],
@@ -204,6 +200,11 @@ def _message_routes(router: APIRouter, view: OrganismView) -> None:
         if wait:
             response.headers["Preference-Applied"] = f"wait={wait:.0f}"
         return await view.inject(Inject(request.to, request.payload, request.thread_id, key, wait))
+
+    @router.get(f"{PREFIX}/messages", tags=["messages"], responses=problem_responses(422))
+    async def messages(page: PageParameter, agent: AgentFilter = None) -> models.MessagePage:
+        listed, total = await view.messages(None, agent, page)
+        return models.MessagePage(messages=listed, count=len(listed), total=total, offset=page.offset, limit=page.limit)
 
 
 def _usage_routes(router: APIRouter, view: OrganismView) -> None:

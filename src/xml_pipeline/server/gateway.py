@@ -16,6 +16,7 @@ from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.server.app import create_app
+from xml_pipeline.server.catch_up import CatchUp
 from xml_pipeline.server.configured import Configured, Current
 from xml_pipeline.server.feed import Hub
 from xml_pipeline.server.http_server import HttpServer, bind
@@ -74,7 +75,7 @@ async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str) ->
     feed = LiveFeed(names, current, hub, poke.set)
     await feed.open(bus)
     view = LiveView(bus, db, current, feed, hub, outbox, started_at)
-    return _Gateway(bus, db, view, feed, outbox, poke, started_at, instance)
+    return _Gateway(bus, db, view, feed, outbox, CatchUp(db, current, feed, hub), poke, started_at, instance)
 
 
 @dataclass
@@ -86,6 +87,7 @@ class _Gateway:
     view: LiveView
     feed: LiveFeed
     outbox: Outbox
+    catch_up: CatchUp
     poke: asyncio.Event
     started_at: datetime
     instance: str
@@ -105,6 +107,7 @@ class _Gateway:
                     self.feed.run(),
                     _each_second(self._heartbeat),
                     _each_second(self._watch, self.poke),
+                    _each_second(self.catch_up.step),
                 )
             ]
             await server.wait_started()

@@ -96,11 +96,9 @@ class LiveFeed:
 
     def _message(self, event: Mapping[str, Any]) -> None:
         """A batch that a router published twice is one batch to the clients."""
-        if event["id"] in self._seen:
+        if self.has_told(event["id"]):
             return
-        self._seen[event["id"]] = None
-        if len(self._seen) > _IDS_KEPT:
-            self._seen.popitem(last=False)
+        self._note(event["id"])
         waiting = self._waiting.get(event.get("answers") or "") if event["to"] == API else None
         if waiting is None and not self._hub.watched:
             return
@@ -108,6 +106,20 @@ class LiveFeed:
         if waiting is not None and not waiting.done():
             waiting.set_result(message)
         self._hub.publish(feed.message_event(message))
+
+    def has_told(self, message_id: str) -> bool:
+        """Whether the clients know of this message, as far as is remembered."""
+        return message_id in self._seen
+
+    def tell(self, message: MessageInfo) -> None:
+        """Tell the clients of a message that the feed did not bring."""
+        self._note(message.id)
+        self._hub.publish(feed.message_event(message))
+
+    def _note(self, message_id: str) -> None:
+        self._seen[message_id] = None
+        if len(self._seen) > _IDS_KEPT:
+            self._seen.popitem(last=False)
 
     def _info(self, event: Mapping[str, Any]) -> MessageInfo:
         tag = event["payloadType"]

@@ -27,8 +27,9 @@ from xml_pipeline.storage.database import Database
 
 _ACTOR = "api"
 _HEALTH_TIMEOUT = 2.0
-# How often a waiting caller looks into the database: the feed usually tells first.
-_LOOK_EVERY = 0.5
+# How soon, in seconds, a waiting caller looks into the database, and how seldom: the feed usually tells first.
+_FIRST_LOOK = 0.5
+_SELDOM = 4.0
 
 
 class LiveView:
@@ -289,14 +290,15 @@ class LiveView:
     async def _reply(
         self, accepted: inbox.Accepted, coming: asyncio.Future[models.MessageInfo], seconds: float
     ) -> models.MessageInfo | None:
-        deadline = time.monotonic() + seconds
+        deadline, pause = time.monotonic() + seconds, _FIRST_LOOK
         while True:
             left = deadline - time.monotonic()
             # `asyncio.wait` leaves the future as it is when time is up: others may wait for it too.
-            await asyncio.wait([coming], timeout=max(0.0, min(_LOOK_EVERY, left)))
+            await asyncio.wait([coming], timeout=max(0.0, min(pause, left)))
             reply = coming.result() if coming.done() else await self._stored_reply(accepted)
             if reply is not None or left <= 0:
                 return reply
+            pause = min(2 * pause, _SELDOM) if self._feed.healthy else _FIRST_LOOK
 
     async def _stored_reply(self, accepted: inbox.Accepted) -> models.MessageInfo | None:
         try:

@@ -1,4 +1,7 @@
-"""What comes with a request beside its body: paging, times, headers; each read in one place."""
+"""What comes with a request beside its body: paging, times, headers; each read in one place.
+
+Coroutines, though none waits: FastAPI would hand plain functions to a thread, for each request.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _WAIT = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;.*)?', re.IGNORECASE)
 _STATUSES = [status.value for status in ThreadStatus]
 
 
-def page(
+async def page(
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="how many")] = DEFAULT_LIMIT,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET, description="how many to leave out first")] = 0,
 ) -> Page:
@@ -27,7 +30,7 @@ def page(
     return Page(limit, offset)
 
 
-def thread_query(
+async def thread_query(
     status: Annotated[str | None, Query(json_schema_extra={"enum": list(_STATUSES)})] = None,
     agent: Annotated[str | None, Query(description="a participant")] = None,
     since: Annotated[str | None, Query(description="ISO 8601: last activity then or later; UTC if no zone")] = None,
@@ -36,7 +39,7 @@ def thread_query(
     return ThreadQuery(_status(status), agent, _time(since))
 
 
-def idempotency_key(
+async def idempotency_key(
     value: Annotated[
         str | None, Header(alias="Idempotency-Key", description="the same key again: the same answer, nothing twice")
     ] = None,
@@ -48,7 +51,7 @@ def idempotency_key(
     return value or None
 
 
-def wait_seconds(
+async def wait_seconds(
     prefer: Annotated[
         list[str] | None, Header(alias="Prefer", description="wait=N: answer with what comes back, N <= 60 seconds")
     ] = None,
