@@ -71,7 +71,7 @@ class PayloadType:
         except RecursionError:
             raise InvalidPayload([_too_deep(self.root_tag)]) from None
         if data.count(b"<") > 2 * MAX_DEPTH:
-            _check_depth(data, self.root_tag)
+            _check_bounds(data, self.root_tag)
         return data
 
     def from_json(self, data: Mapping[str, Any]) -> Value:
@@ -140,7 +140,7 @@ def _compile(xsd: str, cls: type[Any]) -> SchemaValidator:
         raise UnsupportedPayload([Fault(class_name(cls), reason)]) from error
 
 
-def _check_depth(data: bytes, root_tag: str) -> None:
+def _check_bounds(data: bytes, root_tag: str) -> None:
     try:
         canonical(parse(data, max_bytes=len(data)))
     except InvalidXml as error:

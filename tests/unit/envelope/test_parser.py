@@ -9,7 +9,7 @@ from lxml import etree
 
 from xml_pipeline.envelope import parser
 from xml_pipeline.envelope.codec import canonical
-from xml_pipeline.envelope.parser import MAX_ATTRIBUTES, MAX_DEPTH, MAX_NAMESPACES, parse
+from xml_pipeline.envelope.parser import MAX_ATTRIBUTES, MAX_CHILDREN, MAX_DEPTH, MAX_NAMESPACES, parse
 from xml_pipeline.errors import InvalidXml
 
 BILLION_LAUGHS = b"""<?xml version="1.0"?>
@@ -137,6 +137,12 @@ def test_attributes() -> None:
     with pytest.raises(InvalidXml, match="attributes"):
         parse(wide(MAX_ATTRIBUTES + 1))
     assert len(parse(b"<a>%b</a>" % (b'<b c="1"/>' * 1000))) == 1000
+
+
+def test_children() -> None:
+    assert len(parse(b"<a>%b</a>" % (b"<b/>" * MAX_CHILDREN))) == MAX_CHILDREN
+    with pytest.raises(InvalidXml, match="children"):
+        parse(b"<c><a>%b</a></c>" % (b"<b/>" * (MAX_CHILDREN + 1)))
 
 
 def test_namespaces() -> None:

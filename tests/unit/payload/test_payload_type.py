@@ -306,6 +306,12 @@ class Loop:
     inner: Loop | None = None
 
 
+def test_objects_that_hold_too_many() -> None:
+    payload_type = PayloadType(Documented, "a.documented")
+    assert payload_type.to_xml(Documented(1, ["x"] * 4096))
+    assert "children" in faults_of(lambda: payload_type.to_xml(Documented(1, ["x"] * 4097)))[0].message
+
+
 def test_bytes_that_are_no_xml() -> None:
     payload_type = PayloadType(Tree, "a.tree")
     for data in (b"", b"{}", b"<!DOCTYPE a><a.tree/>", b"<a.tree>"):
