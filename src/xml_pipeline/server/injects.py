@@ -108,7 +108,8 @@ class Injector:
         except Unavailable as error:
             for waiting in batch:
                 _fail(waiting, error)
-        except DBAPIError as error:
+        except Exception as error:
+            # Whatever it is: whoever waits is told, and the next batch is served.
             await self._isolate(batch, error)
         else:
             for waiting, answer in zip(batch, answers, strict=True):
@@ -127,7 +128,7 @@ class Injector:
         async with self._db.begin() as connection:
             return await inbox.accept(connection, rows)
 
-    async def _isolate(self, batch: Sequence[_Waiting], error: DBAPIError) -> None:
+    async def _isolate(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """One bad row must not fail its neighbours: halve until it is alone."""
         if len(batch) == 1:
             log.error("inject.failed", message_id=str(batch[0].row.id), exc_info=error)
