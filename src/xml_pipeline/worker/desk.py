@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from xml_pipeline.envelope.codec import MAX_TURN_BYTES, decode_assignment, encode_turn
+from xml_pipeline.envelope.codec import decode_assignment, encode_turn
 from xml_pipeline.envelope.model import Outcome, Turn
 from xml_pipeline.errors import InvalidXml
 from xml_pipeline.failpoints import failpoint
@@ -118,11 +118,7 @@ class Desk:
         self._ack_wanted.set()
 
     def _turn(self, job: Job, done: Done) -> Outgoing:
-        body = encode_turn(_turn_of(job, done))
-        if len(body) > MAX_TURN_BYTES:
-            reason = f"the handler's outputs have {len(body)} bytes; at most {MAX_TURN_BYTES} are allowed"
-            body = encode_turn(_turn_of(job, Done(done.run, Outcome.ERROR, reason=reason)))
-        return Outgoing(exchange="", routing_key=self._ingress, body=body)
+        return Outgoing(exchange="", routing_key=self._ingress, body=encode_turn(_turn_of(job, done)))
 
 
 def _turn_of(job: Job, done: Done) -> Turn:

@@ -34,6 +34,7 @@ class Job:
     deliveries: list[Delivery] = field(default_factory=list)
     deaths: int = 0
     finished: bool = False
+    killed: bool = False
 
     @property
     def key(self) -> JobKey:

@@ -16,8 +16,8 @@ from xml_pipeline.worker.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 
-_FIRST_WAIT = 0.5
-_LONGEST_WAIT = 2.0
+_FIRST_WAIT = 1.0
+_LONGEST_WAIT = 3.0
 _MOST_REPLIES = 500
 
 

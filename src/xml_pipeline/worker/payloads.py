@@ -7,7 +7,7 @@ from typing import Any, overload
 
 from lxml import etree
 
-from xml_pipeline.envelope.codec import canonical, payload_tag
+from xml_pipeline.envelope.codec import MAX_TURN_BYTES, canonical, payload_tag
 from xml_pipeline.envelope.model import HUH_TAG, SYSTEM_ERROR_TAG, Kind, Output
 from xml_pipeline.envelope.parser import parse
 from xml_pipeline.envelope.system import Huh, SystemError  # noqa: A004 the name is the payload's
@@ -19,6 +19,7 @@ from xml_pipeline.worker.handler_api import HandlerResponse
 from xml_pipeline.worker.words import short_reason
 
 _LONGEST_NAME = 200
+_MOST_BYTES = MAX_TURN_BYTES - 1024 * 1024
 _SYSTEM_TAGS: dict[type, str] = {Huh: HUH_TAG, SystemError: SYSTEM_ERROR_TAG}
 
 
@@ -100,7 +101,11 @@ def outputs_of(
     Raises Rubbish.
     """
     responses = _responses(result)
-    return tuple(_output(response, agent, payloads, max_bytes) for response in responses[: max_outputs + 1])
+    outputs = tuple(_output(response, agent, payloads, max_bytes) for response in responses[: max_outputs + 1])
+    size = sum(len(output.payload or b"") for output in outputs)
+    if size > _MOST_BYTES:
+        raise Rubbish(f"the handler's outputs have {size} bytes; at most {_MOST_BYTES} are allowed in one turn")
+    return outputs
 
 
 def _responses(result: object) -> Sequence[HandlerResponse]:

@@ -28,6 +28,7 @@ _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
 _ALONE_IDLE = 30.0
 _MOST_ALONE = 4
+_KILLED = Done(0, Outcome.ERROR, reason="killed")
 
 
 class ChildFailed(XmlPipelineError):
@@ -100,12 +101,13 @@ class Pool:
 
     def cancel(self, job: Job) -> None:
         """Cancel a job; it still finishes."""
+        job.killed = True
         for member in self._members:
             member.cancel(job)
         for queue in (self._waiting, self._suspects):
             if job in queue:
                 queue.remove(job)
-                self._events.finished(job, Done(0, Outcome.ERROR, reason="killed"))
+                self._events.finished(job, _KILLED)
 
     @property
     def ready(self) -> bool:
@@ -306,6 +308,9 @@ class Pool:
         return Done(run, Outcome.ERROR, reason=f"child-died: its process ended with {member.process.exit_text}")
 
     def _again(self, job: Job, verdict: Verdict) -> None:
+        if job.killed:
+            self._events.finished(job, _KILLED)
+            return
         job.deaths += verdict.guilty is None
         (self._waiting if job.deaths < DEATHS_UNTIL_ALONE else self._suspects).append(job)
 

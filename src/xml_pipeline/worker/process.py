@@ -72,10 +72,10 @@ class ChildProcess:
         self._channel.abort("the worker closed the connection")
 
     def kill(self) -> None:
-        """Kill this process, and no other: its id is ours until it is waited for."""
+        """Kill it with what it has started: it leads a group of its own, whose id is ours until it is waited for."""
         if self._process is not None and self._process.poll() is None:
             with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     @property
     def ended(self) -> bool:
@@ -122,4 +122,5 @@ def _spawn(connection: int, marker: int) -> subprocess.Popen[bytes]:
         stdout=_STDERR,
         pass_fds=(connection, marker),
         env=_environment(os.environ),
+        start_new_session=True,
     )

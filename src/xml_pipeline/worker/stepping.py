@@ -72,6 +72,10 @@ class Stepped(Coroutine[Any, Any, T]):
         """End it before its end."""
         self._coroutine.close()
 
+    def __getattr__(self, name: str) -> object:
+        """What `inspect` and anyio look at: `cr_frame`, `cr_running` and the like."""
+        return getattr(self._coroutine, name)
+
     def __await__(self) -> Generator[Any, Any, T]:
         return self._coroutine.__await__()
 

@@ -21,7 +21,7 @@ from xml_pipeline.message_bus.messages import (
     ledger_message,
 )
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
-from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.message_bus.topology import Names, organism_topology
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.worker.service import run_worker
@@ -30,9 +30,11 @@ from xml_pipeline.worker.settings import WorkerSettings
 PATIENCE = 20.0
 
 
-def write_organism(folder: Path, name: str, listeners: str, module: str, *, more: str = "") -> Organism:
+def write_organism(
+    folder: Path, name: str, listeners: str, module: str, *, more: str = "", module_name: str = "zoo"
+) -> Organism:
     """An organism with its module, loaded."""
-    (folder / "zoo.py").write_text(textwrap.dedent(module))
+    (folder / f"{module_name}.py").write_text(textwrap.dedent(module))
     head = f"organism: {{name: {name}, port: 8080{more}}}\nlisteners:\n"
     (folder / "organism.yaml").write_text(head + textwrap.indent(textwrap.dedent(listeners), "  "))
     return load_organism(folder / "organism.yaml")
@@ -169,7 +171,7 @@ async def running_worker(
     scene = Scene(FakeRouter(bus, names), FakeLedger(bus), worker, stop)
     tasks = [worker]
     try:
-        await _declared(bus, organism)
+        await bus.declare(organism_topology(organism.name, organism.listeners))
         ingress = await bus.consume(names.ingress, prefetch=1000)
         usage = await bus.consume(names.usage, prefetch=1000)
         tasks += [asyncio.create_task(scene.router.collect(ingress)), asyncio.create_task(scene.ledger.serve(usage))]
@@ -182,9 +184,3 @@ async def running_worker(
         await asyncio.gather(*tasks, return_exceptions=True)
         await worker_bus.close()
         await bus.close()
-
-
-async def _declared(bus: Bus, organism: Organism) -> None:
-    from xml_pipeline.message_bus.topology import organism_topology
-
-    await bus.declare(organism_topology(organism.name, organism.listeners))

@@ -71,7 +71,7 @@ async def test_a_stop_gives_back_what_takes_too_long(connect: Connect, zoo: Orga
         scene.stop.set()
         await scene.worker
         async with asyncio.timeout(PATIENCE):
-            while await scene.router.bus.depth(scene.router.names.agent("slow")) != 1:
+            while await scene.router.bus.depth(scene.router.names.agent("slow")) != 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -110,7 +110,7 @@ async def test_a_reload_runs_the_new_organism_and_drains_the_old(
         code.write_text(code.read_text().replace("{payload.text}!", "{payload.text}?"))
         await scene.router.hint(ControlHint(kind="reload", config_version=2, text=zoo.text))
         async with asyncio.timeout(PATIENCE):
-            while b"hello?" not in ((await scene.router.ask(ask("calm"))).outputs[0].payload or b""):
+            while b"hello?" not in ((await scene.router.ask(ask("calm"))).outputs[0].payload or b""):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         let_go(log)
         assert (await scene.router.turn(old)).outcome is Outcome.OK

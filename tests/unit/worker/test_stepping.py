@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 
+import anyio
 import pytest
 
 from xml_pipeline.worker.marker import Marker, make_marker_file
@@ -74,3 +75,23 @@ async def test_what_a_handler_left_behind_is_cancelled(stepper: Stepper) -> None
     scope.cancel_leftovers()
     with pytest.raises(asyncio.CancelledError):
         await left[0]
+
+
+async def test_anyio_works_in_handlers(stepper: Stepper) -> None:
+    done: list[int] = []
+
+    async def part(number: int) -> None:
+        await anyio.sleep(0.001)
+        done.append(number)
+
+    async def handler() -> bool:
+        async with anyio.create_task_group() as group:
+            group.start_soon(part, 1)
+            group.start_soon(part, 2)
+        with anyio.move_on_after(0.01) as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+        return scope.cancelled_caught
+
+    assert await stepper.start(RunScope(1), handler())
+    assert sorted(done) == [1, 2]
