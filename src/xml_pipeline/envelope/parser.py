@@ -101,10 +101,11 @@ def _check_bounds(root: etree._Element, data: bytes, max_depth: int) -> None:
     if data.count(b"<") >= 2 * max_depth:
         _check_depth(root, max_depth)
         _check_children(root)
-    if data.count(b"=") > MAX_ATTRIBUTES:
+    equals = data.count(b"=")
+    if equals > MAX_NAMESPACES and data.count(b"xmlns") > MAX_NAMESPACES:
+        _check_namespaces(root)
+    if equals > MAX_ATTRIBUTES:
         _check_attributes(root)
-        if data.count(b"xmlns") > MAX_NAMESPACES:
-            _check_namespaces(root)
 
 
 def _check_depth(root: etree._Element, max_depth: int) -> None:
