@@ -10,6 +10,7 @@ import structlog
 
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming
 from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.worker.tasks import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ class Intake:
         self._names = names
         self._accept = accept
         self._subscriptions: dict[str, _Subscription] = {}
+        self._stopped = False
 
     async def serve(self, listeners: Collection[str], prefetch: int) -> None:
         """Serve exactly these listeners, each with so many deliveries at once. Raises BrokerUnavailable."""
@@ -46,6 +48,7 @@ class Intake:
 
     def stop(self) -> None:
         """Take nothing more; what was taken can still be acked."""
+        self._stopped = True
         for subscription in self._subscriptions.values():
             subscription.task.cancel()
 
@@ -62,7 +65,7 @@ class Intake:
         self._subscriptions[name] = _Subscription(consumer, task, prefetch)
 
     async def _take(self, name: str, consumer: Consumer, prefetch: int) -> None:
-        while True:
+        while not self._stopped:
             batch = await consumer.batch(prefetch)
             refused = [incoming for incoming in batch if not self._accept(name, consumer, incoming)]
             if refused:
@@ -70,8 +73,7 @@ class Intake:
 
     async def _end(self, name: str) -> None:
         subscription = self._subscriptions.pop(name)
-        subscription.task.cancel()
-        await asyncio.gather(subscription.task, return_exceptions=True)
+        await end_tasks((subscription.task,))
         await subscription.consumer.close()
 
 

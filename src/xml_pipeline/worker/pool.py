@@ -17,6 +17,7 @@ from xml_pipeline.worker.blame import DEATHS_UNTIL_ALONE, Verdict, blame
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.member import Member, State, make_member
 from xml_pipeline.worker.settings import WorkerSettings
+from xml_pipeline.worker.tasks import end_tasks
 from xml_pipeline.worker.wire import Done, Failed, FromChild, LedgerAsk, Ping, Ready, Start
 
 log = structlog.get_logger(__name__)
@@ -137,7 +138,7 @@ class Pool:
         for member in members:
             member.state = State.GONE
             member.process.disconnect()
-        await _cancel(self._tasks)
+        await end_tasks(tuple(self._tasks))
         await asyncio.gather(*(_reap(member) for member in members))
         self._members.clear()
 
@@ -347,13 +348,6 @@ class Pool:
         member.idle = 0.0 if member.runs else member.idle + elapsed
         if member.alone and member.idle > _ALONE_IDLE:
             self._retire(member)
-
-
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    running = tuple(tasks)
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _reap(member: Member) -> None:

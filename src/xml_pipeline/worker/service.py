@@ -22,6 +22,7 @@ from xml_pipeline.worker.ledger_desk import LedgerDesk
 from xml_pipeline.worker.outbox import Outbox
 from xml_pipeline.worker.pool import ChildFailed, Source
 from xml_pipeline.worker.settings import WorkerSettings
+from xml_pipeline.worker.tasks import end_tasks
 from xml_pipeline.worker.wire import Ready
 
 log = structlog.get_logger(__name__)
@@ -124,9 +125,7 @@ class Worker:
         log.warning("worker_gave_back", instance=self._instance, listeners=sorted(self._desk.busy_listeners))
 
     async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         await self._desk.pool.close()
         await self._intake.release(keep=())
         await self._ledger.close()

@@ -45,7 +45,7 @@ async def main(folder, blocked):
             envelope = Envelope("api", "one", uuid4(), b"<one.nothing><text></text></one.nothing>")
             pool.submit(Job("one", Assignment(uuid4(), 1, Kind.REQUEST, uuid4(), 1, 60.0, 0, (), envelope)))
         await asyncio.sleep(0)
-    print(*pool.pids, flush=True)
+    print("children", *pool.pids, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main(sys.argv[1], sys.argv[2] == "blocked"))
@@ -59,7 +59,9 @@ def test_children_end_with_a_worker_that_is_killed(tmp_path: Path, organism_name
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         assert worker.stderr is not None
-        children = [psutil.Process(int(pid)) for pid in worker.stdout.readline().split()]
+        while not (line := worker.stdout.readline()).startswith("children"):
+            pass
+        children = [psutil.Process(int(pid)) for pid in line.split()[1:]]
         for _ in children if state == "blocked" else ():
             while "blocking" not in worker.stderr.readline():
                 pass
