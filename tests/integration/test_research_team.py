@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.support.fleet import ROOT
 from tests.support.organism_up import Up
+from tests.support.organisms import renamed
 
 STEPS = {
     ("api", "planner"): 1,
@@ -24,8 +26,8 @@ STEPS = {
 }
 
 
-def test_a_study_is_24_messages_and_12_completions() -> None:
-    with Up(ROOT / "examples" / "research-team" / "organism.yaml") as up:
+def test_a_study_is_24_messages_and_12_completions(tmp_path: Path, organism_name: str) -> None:
+    with Up(renamed(ROOT / "examples" / "research-team", organism_name, tmp_path / "organism")) as up:
         up.wait_running()
         answer = _inject(up, "rain")
         assert answer["reply"]["payload"] == {
