@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -169,10 +170,9 @@ class StateView:
             left = deadline - time.monotonic()
             if found or left <= 0:
                 return found
-            try:
-                await asyncio.wait_for(subscription.wait(), left)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await subscription.wait()
             subscription.take()
 
     def _back_to_caller(self, accepted: _Accepted) -> models.MessageInfo | None:
