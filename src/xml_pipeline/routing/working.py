@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -108,7 +109,7 @@ class Working:
     def thread(self, thread_id: UUID) -> ThreadRow:
         """The thread as it stands now, to be changed in place."""
         if thread_id not in self.changed_threads:
-            self.changed_threads[thread_id] = replace(self.snapshot.threads[thread_id])
+            self.changed_threads[thread_id] = copy(self.snapshot.threads[thread_id])
         return self.changed_threads[thread_id]
 
     def message(self, message_id: UUID) -> MessageRow | None:
@@ -117,7 +118,7 @@ class Working:
             row = self.snapshot.messages.get(message_id)
             if row is None:
                 return None
-            self.messages[message_id] = replace(row)
+            self.messages[message_id] = copy(row)
         return self.messages[message_id]
 
     def call(self, call_id: UUID) -> CallRow:
@@ -125,7 +126,7 @@ class Working:
         if call_id in self.new_calls:
             return self.new_calls[call_id]
         if call_id not in self.changed_calls:
-            self.changed_calls[call_id] = replace(self.snapshot.calls[call_id])
+            self.changed_calls[call_id] = copy(self.snapshot.calls[call_id])
         return self.changed_calls[call_id]
 
     def parent(self, call: CallRow) -> CallRow | None:

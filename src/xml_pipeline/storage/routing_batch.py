@@ -125,7 +125,7 @@ class RoutingTransaction:
 
     async def insert(self, messages: Sequence[NewMessage]) -> dict[UUID, datetime]:
         """Insert in this order; returns which were new, and when."""
-        rows = await self._fetch(sql.INSERT, *_columns(messages, _MESSAGE_FIELDS))
+        rows = await self._fetch(sql.INSERT, *_columns(messages, _MESSAGE_FIELDS), THREAD_SHARE)
         return {row["id"]: row["created_at"] for row in rows}
 
     async def save_calls(self, new: Sequence[CallRow], changed: Sequence[CallRow]) -> None:

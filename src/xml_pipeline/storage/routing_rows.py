@@ -19,6 +19,10 @@ class ThreadRow:
     participants: tuple[str, ...]
     error: str | None
 
+    def __copy__(self) -> ThreadRow:
+        """Five times as fast as `dataclasses.replace`, and done for each turn."""
+        return ThreadRow(self.id, self.status, self.open, self.slots, self.failed, self.participants, self.error)
+
 
 @dataclass(slots=True)
 class MessageRow:
@@ -37,6 +41,16 @@ class MessageRow:
     attempt: int
     overdue: bool = False
 
+    def __copy__(self) -> MessageRow:
+        """For each turn."""
+        return MessageRow(
+            *(self.id, self.thread_id, self.from_id, self.to_id, self.kind, self.payload_type, self.call_id, self.hop),
+            mailbox=self.mailbox,
+            state=self.state,
+            attempt=self.attempt,
+            overdue=self.overdue,
+        )
+
 
 @dataclass(slots=True)
 class CallRow:
@@ -51,6 +65,13 @@ class CallRow:
     pending: int = 0
     open: int = 1
     answered: bool = False
+
+    def __copy__(self) -> CallRow:
+        """For each turn."""
+        return CallRow(
+            *(self.id, self.thread_id, self.caller, self.callee, self.parent, self.awaited),
+            *(self.pending, self.open, self.answered),
+        )
 
 
 @dataclass(frozen=True, slots=True)

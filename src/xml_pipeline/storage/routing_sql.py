@@ -1,4 +1,8 @@
-"""The statements of the routing transaction, for PostgreSQL. Arrays in, rows out: one round trip for a batch each."""
+"""The statements of the routing transaction, for PostgreSQL. Arrays in, rows out: one round trip for a batch each.
+
+Where rows are named by id, `state || ''` and `num_nulls` keep the planner from the partial indexes: with statistics of a
+quiet moment it takes them for nearly empty, and reads the whole backlog once for each id.
+"""
 
 RESOLVE = """
 select thread_id from messages where id = any($1::uuid[])
@@ -39,7 +43,7 @@ NOW = "select clock_timestamp()"
 CLOSE = """
 update messages m set state = 'closed', outcome = d.outcome, turn_id = d.turn_id, closed_at = clock_timestamp()
 from unnest($1::uuid[], $2::text[], $3::uuid[]) d(id, outcome, turn_id)
-where m.id = d.id and m.state in ('ready', 'out')
+where m.id = d.id and m.state || '' in ('ready', 'out')
 returning m.id
 """
 
@@ -47,25 +51,43 @@ POSTPONE = """
 update messages m set state = 'ready', deadline = null,
     due_at = case when d.delay > 0 then clock_timestamp() + make_interval(secs => d.delay * (0.8 + 0.4 * random())) end
 from unnest($1::uuid[], $2::int[], $3::float8[]) d(id, attempt, delay)
-where m.id = d.id and m.state = 'out' and m.attempt = d.attempt
+where m.id = d.id and m.state || '' = 'out' and m.attempt = d.attempt
 returning m.id
 """
 
 RETURNED = """
-update messages set confirmed = false, sent_at = '-infinity' where id = any($1::uuid[]) and state = 'out'
+update messages set confirmed = false, sent_at = '-infinity' where id = any($1::uuid[]) and state || '' = 'out'
 """
 
-TAKE = "update inbox set taken_at = clock_timestamp() where id = any($1::uuid[]) and taken_at is null returning id"
+TAKE = """
+update inbox set taken_at = clock_timestamp() where id = any($1::uuid[]) and num_nulls(taken_at) = 1 returning id
+"""
 
+# Waiting, unless its mailbox is free: then it would be promoted next, at the price of another row version.
 INSERT = """
 insert into messages (id, thread_id, slot, from_id, to_id, kind, payload_type, body, call_id, answers, remaining, hop,
                       mailbox, state, outcome, closed_at)
 select d.id, d.thread_id, d.slot, d.from_id, d.to_id, d.kind, d.payload_type, d.body, d.call_id, d.answers, d.remaining,
-       d.hop, d.mailbox, d.state, d.outcome, case when d.state = 'closed' then clock_timestamp() end
-from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::uuid[],
-            $10::uuid[], $11::int[], $12::int[], $13::bool[], $14::text[], $15::text[]) with ordinality
-     d(id, thread_id, slot, from_id, to_id, kind, payload_type, body, call_id, answers, remaining, hop, mailbox, state,
-       outcome, nth)
+       d.hop, d.mailbox,
+       case when d.state <> 'waiting' then d.state
+            when exists (select 1 from messages w
+                         where w.thread_id = d.thread_id and w.to_id = d.to_id and w.state = 'waiting') then 'waiting'
+            when d.mailbox then case when d.place > 1 or exists (
+                select 1 from messages o where o.thread_id = d.thread_id and o.to_id = d.to_id and o.mailbox
+                                           and o.state in ('ready', 'out')) then 'waiting' else 'ready' end
+            else case when d.place + (
+                select count(*) from messages o where o.thread_id = d.thread_id and o.to_id = d.to_id
+                                                  and not o.mailbox and o.state in ('ready', 'out')
+            ) > $16 then 'waiting' else 'ready' end
+       end,
+       d.outcome, case when d.state = 'closed' then clock_timestamp() end
+from (
+    select *, row_number() over (partition by thread_id, to_id order by nth) as place
+    from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[],
+                $9::uuid[], $10::uuid[], $11::int[], $12::int[], $13::bool[], $14::text[], $15::text[])
+         with ordinality u(id, thread_id, slot, from_id, to_id, kind, payload_type, body, call_id, answers, remaining,
+                           hop, mailbox, state, outcome, nth)
+) d
 order by d.nth
 on conflict (id) do nothing
 returning id, created_at
@@ -120,12 +142,12 @@ update messages set state = 'ready' where id in (
     cross join lateral (
         select w.id from messages w
         where w.thread_id = p.thread_id and w.to_id = p.to_id and w.state = 'waiting' and w.mailbox
-        order by w.slot limit 1
+        order by w.slot
+        limit case when exists (
+            select 1 from messages o
+            where o.thread_id = p.thread_id and o.to_id = p.to_id and o.mailbox and o.state in ('ready', 'out')
+        ) then 0 else 1 end
     ) h
-    where not exists (
-        select 1 from messages o
-        where o.thread_id = p.thread_id and o.to_id = p.to_id and o.mailbox and o.state in ('ready', 'out')
-    )
 )
 """
 
@@ -185,7 +207,9 @@ with room as (
         select id, free, row_number() over (partition by name order by nth, seq) as rank from candidates
     ) ranked where rank <= free
 ), locked as materialized (
-    select m.id from messages m join picked p on p.id = m.id where m.state = 'ready' for update of m skip locked
+    select l.id from picked p cross join lateral (
+        select m.id from messages m where m.id = p.id and m.state || '' = 'ready' for update skip locked
+    ) l
 )
 update messages m set state = 'out', attempt = m.attempt + 1, sent_at = clock_timestamp(), due_at = null,
     confirmed = false, deadline = clock_timestamp() + make_interval(secs => r.timeout)
@@ -211,7 +235,7 @@ NOTE_SENT = """
 update messages set confirmed = true where id in (
     select m.id from unnest($1::uuid[], $2::int[]) d(id, attempt)
     join messages m on m.id = d.id and m.attempt = d.attempt
-    where m.state = 'out' and not m.confirmed
+    where m.state || '' = 'out' and not m.confirmed
     for update of m skip locked
 )
 """

@@ -120,7 +120,7 @@ messages = Table(
     ),
     Index("ix_messages_ready", "to_id", "seq", postgresql_where=text("state = 'ready'")),
     Index("ix_messages_out", "to_id", postgresql_where=text("state = 'out'")),
-    Index("ix_messages_call_id", "call_id", "slot"),
+    Index("ix_messages_call_id", "call_id", "slot", postgresql_where=text("kind <> 'request'")),
     Index("ix_messages_answers", "answers", postgresql_where=text("answers is not null")),
     Index("ix_messages_seq", "seq"),
 )

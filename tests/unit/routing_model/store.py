@@ -145,7 +145,8 @@ class ModelStore:
         return self._meant(inbox_ids, {row.id for row in taken})
 
     async def insert(self, messages: Sequence[NewMessage]) -> dict[UUID, datetime]:
-        await self.transaction.statement()
+        rows = await self.transaction.statement()
+        busy = Counter(stored.mailbox for stored in messages_of(rows) if stored.state != "closed")
         new: set[UUID] = set()
         for message in messages:
             key = ("message", message.id)
@@ -153,7 +154,12 @@ class ModelStore:
                 continue
             await self._claim_slot(message)
             self.db.clock += 1
-            self.transaction.writes[key] = Stored(message, self.db.clock, message.state, message.outcome)
+            stored = Stored(message, self.db.clock, message.state, message.outcome)
+            if message.state == "waiting" and busy[stored.mailbox] < (1 if message.mailbox else SHARE):
+                await self._claim_head(stored.mailbox)
+                stored = replace(stored, state="ready")
+            busy[stored.mailbox] += 1
+            self.transaction.writes[key] = stored
             new.add(message.id)
         return dict.fromkeys(self._meant([message.id for message in messages], new), NOW)
 

@@ -135,7 +135,9 @@ def _messages() -> None:
         ["thread_id", "to_id"],
         postgresql_where=sa.text("not mailbox and state in ('ready','out')"),
     )
-    op.create_index("ix_messages_call_id", "messages", ["call_id", "slot"])
+    op.create_index(
+        "ix_messages_call_id", "messages", ["call_id", "slot"], postgresql_where=sa.text("kind <> 'request'")
+    )
     op.create_index("ix_messages_out", "messages", ["to_id"], postgresql_where=sa.text("state = 'out'"))
     op.create_index("ix_messages_ready", "messages", ["to_id", "seq"], postgresql_where=sa.text("state = 'ready'"))
     op.create_index("ix_messages_seq", "messages", ["seq"])
