@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -14,7 +14,7 @@ from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity
 from xml_pipeline.errors import BrokerUnavailable, NotFound
 from xml_pipeline.message_bus.port import Incoming
 from xml_pipeline.message_bus.rabbit.declaring import Declarer, bind_own_queue, declare_own_queue
-from xml_pipeline.message_bus.rabbit.delivery import DeliveryChannel
+from xml_pipeline.message_bus.rabbit.delivery import DeliveryChannel, close_channel
 from xml_pipeline.message_bus.rabbit.link import Backoff, Link, call
 from xml_pipeline.message_bus.rabbit.watchdog import Watchdog
 from xml_pipeline.message_bus.topology import Binding
@@ -49,6 +49,7 @@ class RabbitConsumer:
         self._on_close = on_close
         self._wake = asyncio.Event()
         self._channel: DeliveryChannel | None = None
+        self._retired: list[DeliveryChannel] = []
         self._left_over: deque[Incoming] = deque()
         self._epoch = 0
         self._closed = False
@@ -75,14 +76,14 @@ class RabbitConsumer:
         return taken
 
     async def ack(self, deliveries: Sequence[Incoming]) -> None:
-        """Acknowledge; deliveries of an earlier subscription are ignored: the broker delivers them again."""
-        if self._channel is not None:
-            self._channel.ack(self._current(deliveries, self._channel))
+        """Acknowledge; deliveries of a lost subscription are ignored: the broker delivers them again."""
+        for channel in self._channels():
+            channel.ack(one.tag for one in deliveries if one.epoch == channel.epoch)
 
     async def reject(self, deliveries: Sequence[Incoming], *, requeue: bool) -> None:
         """Give back to the queue, or, with `requeue=False`, dead-letter."""
-        if self._channel is not None:
-            self._channel.reject(self._current(deliveries, self._channel), requeue=requeue)
+        for channel in self._channels():
+            channel.reject((one.tag for one in deliveries if one.epoch == channel.epoch), requeue=requeue)
 
     @property
     def healthy(self) -> bool:
@@ -112,19 +113,21 @@ class RabbitConsumer:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        channel, self._channel = self._channel, None
+        channels = self._channels()
+        self._channel, self._retired = None, []
+        self._left_over.clear()
         self._wake.set()
         self._on_close(self)
-        if channel is not None:
-            await _close_channel(channel)
+        for channel in channels:
+            await close_channel(channel)
 
     def _waiting(self) -> deque[Incoming]:
         if self._left_over:
             return self._left_over
         return self._channel.arrived if self._channel is not None else self._left_over
 
-    def _current(self, deliveries: Sequence[Incoming], channel: DeliveryChannel) -> Iterable[int]:
-        return (one.tag for one in deliveries if one.epoch == channel.epoch)
+    def _channels(self) -> list[DeliveryChannel]:
+        return [*self._retired, self._channel] if self._channel is not None else self._retired
 
     async def _first(self) -> bool:
         try:
@@ -141,31 +144,33 @@ class RabbitConsumer:
             if subscribed and self._channel is not None:
                 backoff.reset()
                 await self._stay(self._channel)
-                await self._lose(self._channel)
             subscribed = await self._subscribe_again()
             if not subscribed:
                 await backoff.pause()
 
     async def _stay(self, channel: DeliveryChannel) -> None:
-        """Return when the broker does not deliver here any more, whether it said so or not."""
+        """Return when the broker does not deliver here any more, or may not."""
         watchdog = Watchdog(self._prefetch)
         while not channel.closed.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(watchdog.next_look()):
                     await channel.closed.wait()
-                    return
-            if self._queue is not None and await self._is_forgotten(channel, self._queue, watchdog):
-                log.warning("consumer_forgotten", queue=self._queue)
+            await self._close_retired()
+            if self._queue is not None and await self._is_doubtful(channel, self._queue, watchdog):
+                log.debug("consumer_renewed", queue=self._queue)
                 return
+        await self._lose(channel)
 
-    async def _is_forgotten(self, channel: DeliveryChannel, queue: str, watchdog: Watchdog) -> bool:
-        if not watchdog.wants_to_know(channel.completed, channel.unacked):
+    async def _is_doubtful(self, channel: DeliveryChannel, queue: str, watchdog: Watchdog) -> bool:
+        if channel.closed.is_set() or not watchdog.wants_to_know(channel.completed, channel.unacked):
             return False
         try:
             seen = await call(channel.amqp.queue_declare(queue, passive=True))
-        except (BrokerUnavailable, AMQPChannelError):
-            return True
-        return watchdog.is_forgotten(seen.message_count or 0, seen.consumer_count or 0, channel.unacked)
+        except (BrokerUnavailable, AMQPChannelError) as error:
+            log.info("queue_not_seen", queue=queue, reason=str(error))
+            channel.lose()
+            return False
+        return watchdog.is_doubtful(seen.message_count or 0, seen.consumer_count or 0, channel.unacked)
 
     async def _lose(self, channel: DeliveryChannel) -> None:
         """Drop what the broker will deliver again; what came to a queue of one's own is kept."""
@@ -173,9 +178,10 @@ class RabbitConsumer:
         self._channel = None
         if self._queue is None:
             self._left_over.extend(channel.arrived)
-        await _close_channel(channel)
+        await close_channel(channel)
 
     async def _subscribe_again(self) -> bool:
+        lost = self._channel is None
         try:
             await self._subscribe()
         except NotFound:
@@ -184,7 +190,8 @@ class RabbitConsumer:
         except BrokerUnavailable as error:
             log.info("consumer_not_restored", queue=self._queue, reason=str(error))
             return False
-        log.info("consumer_restored", queue=self._queue)
+        if lost:
+            log.info("consumer_restored", queue=self._queue)
         return True
 
     async def _subscribe(self) -> None:
@@ -194,30 +201,41 @@ class RabbitConsumer:
         try:
             await self._begin(channel)
         except BaseException:
-            await _close_channel(channel)
+            await close_channel(channel)
             raise
-        self._channel = channel
+        before, self._channel = self._channel, channel
         self._wake.set()
+        if before is not None:
+            await self._retire(before)
+
+    async def _retire(self, channel: DeliveryChannel) -> None:
+        """Stop a subscription that has a successor; what it has delivered is handled to the end."""
+        self._retired.append(channel)
+        with suppress(BrokerUnavailable, AMQPChannelError):
+            await call(channel.amqp.basic_cancel(channel.consumer_tag))
+        self._left_over.extend(channel.arrived)
+        await self._close_retired()
+
+    async def _close_retired(self) -> None:
+        for channel in [one for one in self._retired if one.unacked == 0 or one.closed.is_set()]:
+            self._retired.remove(channel)
+            if channel.closed.is_set() and self._queue is not None:
+                self._left_over = deque(one for one in self._left_over if one.epoch != channel.epoch)
+            await close_channel(channel)
 
     async def _begin(self, channel: DeliveryChannel) -> None:
         amqp = channel.amqp
         try:
             await call(amqp.basic_qos(prefetch_count=self._prefetch))
             channel.queue = self._queue if self._queue is not None else await declare_own_queue(amqp, self._bindings)
-            await call(amqp.basic_consume(channel.queue, _ignore, exclusive=self._queue is None))
+            consuming = await call(amqp.basic_consume(channel.queue, _ignore, exclusive=self._queue is None))
         except ChannelNotFoundEntity as error:
             raise NotFound(f"no queue {self._queue} or no exchange to bind to: {error}") from error
         except AMQPChannelError as error:
             raise BrokerUnavailable(f"queue {self._queue}: {error}") from error
+        channel.consumer_tag = consuming.consumer_tag or ""
         channel.consuming = not channel.closed.is_set()
 
 
 async def _ignore(_: object) -> None:
     """Deliveries are taken before aiormq sees them."""
-
-
-async def _close_channel(channel: DeliveryChannel) -> None:
-    try:
-        await call(channel.amqp.close())
-    except (BrokerUnavailable, AMQPChannelError) as error:
-        log.debug("channel_close_unanswered", reason=str(error))

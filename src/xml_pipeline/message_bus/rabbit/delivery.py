@@ -6,11 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 
+import structlog
 from aiormq.abc import AbstractChannel
+from aiormq.exceptions import AMQPChannelError
 
+from xml_pipeline.errors import BrokerUnavailable
 from xml_pipeline.message_bus.port import Incoming
 from xml_pipeline.message_bus.rabbit import frames
-from xml_pipeline.message_bus.rabbit.link import Connection
+from xml_pipeline.message_bus.rabbit.link import Connection, call
+
+log = structlog.get_logger(__name__)
 
 
 class DeliveryChannel:
@@ -20,6 +25,7 @@ class DeliveryChannel:
         self.amqp = amqp
         self.epoch = epoch
         self.queue = ""
+        self.consumer_tag = ""
         self.consuming = False
         self.completed = 0
         self.closed = asyncio.Event()
@@ -114,3 +120,11 @@ class DeliveryChannel:
             )
         )
         self._wake.set()
+
+
+async def close_channel(channel: DeliveryChannel) -> None:
+    """Close a channel; what it holds unacked goes back to its queue."""
+    try:
+        await call(channel.amqp.close())
+    except (BrokerUnavailable, AMQPChannelError) as error:
+        log.debug("channel_close_unanswered", reason=str(error))

@@ -52,15 +52,16 @@ class Backoff:
 async def call(answer: Awaitable[T], seconds: float = CALL_SECONDS) -> T:
     """What the broker answers within `seconds`.
 
-    Raises AMQPChannelError as the broker said it, BrokerUnavailable for everything else that goes wrong. A call that
-    aiormq cancels because its connection was lost is told apart from a cancelled caller.
+    Raises AMQPChannelError as the broker said it, BrokerUnavailable for everything else that goes wrong. What aiormq
+    cancels because its connection was lost is told apart from a cancelled caller, and a cancellation that
+    `asyncio.wait_for` swallows below, as it does before Python 3.12, is not lost.
     """
+    before = _cancellations()
     try:
         async with asyncio.timeout(seconds):
-            return await answer
+            answered = await answer
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if _cancellations() > before:
             raise
         raise BrokerUnavailable("the connection was lost while waiting for an answer") from None
     except AMQPChannelError:
@@ -69,6 +70,14 @@ async def call(answer: Awaitable[T], seconds: float = CALL_SECONDS) -> T:
         raise BrokerUnavailable(f"no answer within {seconds:.0f} seconds") from error
     except (AMQPError, OSError, RuntimeError) as error:
         raise BrokerUnavailable(str(error) or type(error).__name__) from error
+    if _cancellations() > before:
+        raise asyncio.CancelledError
+    return answered
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 class Connection:

@@ -206,7 +206,7 @@ async def _exists(connection: Connection, exchange: str) -> bool:
     channel: AbstractChannel = await connection.open_plain_channel()
     try:
         await call(channel.exchange_declare(exchange, passive=True))
-    except ChannelNotFoundEntity:
+    except (ChannelNotFoundEntity, ValueError):  # ValueError: no exchange can have such a name
         return False
     except AMQPChannelError as error:
         raise BrokerUnavailable(f"exchange {exchange}: {error}") from error

@@ -1,7 +1,7 @@
-"""Decides from the outside whether the broker has forgotten a consumer.
+"""Decides from the outside when a subscription has to be made anew.
 
 RabbitMQ cancels the consumers of a deleted queue, except when a quorum queue is declared again within some
-milliseconds: then they stay attached to nothing, and nobody tells them.
+milliseconds: then a consumer looks attached, the queue hands messages to it, and they never leave the broker.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import random
 from typing import Final
 
 LOOK_SECONDS: Final = 2.0
-_LOOKS_WITH_BACKLOG: Final = 3  # quiet looks in a row while messages wait
-_LOOKS_WITHOUT: Final = 12  # quiet looks in a row while nothing is held: subscribing again costs nothing then
+_QUIET_LOOKS: Final = 3
 
 
 class Watchdog:
@@ -34,10 +33,6 @@ class Watchdog:
         self._quiet += 1
         return True
 
-    def is_forgotten(self, ready: int, consumers: int, unacked: int) -> bool:
-        """Whether to subscribe again: nobody consumes, or messages wait for long, or, to be sure, after long quiet."""
-        if consumers == 0:
-            return True
-        if ready > 0 and self._quiet >= _LOOKS_WITH_BACKLOG:
-            return True
-        return unacked == 0 and self._quiet >= _LOOKS_WITHOUT
+    def is_doubtful(self, ready: int, consumers: int, unacked: int) -> bool:
+        """Whether to subscribe anew: nobody consumes, or messages wait for long, or it is quiet and costs nothing."""
+        return consumers == 0 or (self._quiet >= _QUIET_LOOKS and (ready > 0 or unacked == 0))
