@@ -50,6 +50,10 @@ class LedgerDesk:
             case HoldRelease():
                 self._release(member, calls, ask, message)
 
+    def has_granted(self, member: Member, call_id: UUID) -> bool:
+        """Whether a child holds a grant that it has not settled."""
+        return member in self._calls and call_id in self._calls[member].granted
+
     def left(self, member: Member) -> None:
         """A child is gone: what it was still asking for is given back; what was granted may have been used."""
         calls = self._calls.pop(member, _Calls())

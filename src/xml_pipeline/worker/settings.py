@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from xml_pipeline.errors import InvalidInput
 
 MOST_PROCESSES = 4
 _GRACE = 25.0
@@ -30,12 +33,25 @@ class WorkerSettings:
     def from_environment(
         cls, environment: Mapping[str, str] = os.environ, *, processes: int | None = None
     ) -> WorkerSettings:
-        """The settings that `ORGANISM_*` variables name; `processes` wins over its variable. Raises ValueError."""
-        named = [name.strip() for name in environment.get("ORGANISM_LISTENERS", "").split(",")]
-        asked = processes or int(environment.get("ORGANISM_WORKER_PROCESSES") or 0)
+        """The settings that `ORGANISM_*` variables name; `processes` wins over its variable. Raises InvalidInput."""
+        named = (name.strip() for name in environment.get("ORGANISM_LISTENERS", "").split(","))
+        asked = processes or int(_number(environment, "ORGANISM_WORKER_PROCESSES", 0))
         return cls(
             processes=asked or min(os.cpu_count() or 1, MOST_PROCESSES),
             listeners=frozenset(filter(None, named)) or None,
-            grace=float(environment.get("ORGANISM_WORKER_GRACE") or _GRACE),
-            block_limit=float(environment.get("ORGANISM_WORKER_BLOCK_LIMIT") or _BLOCK_LIMIT),
+            grace=_number(environment, "ORGANISM_WORKER_GRACE", _GRACE),
+            block_limit=_number(environment, "ORGANISM_WORKER_BLOCK_LIMIT", _BLOCK_LIMIT),
         )
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name)
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise InvalidInput(f"{name}: {text!r} is no number of at least 0")
+    return number
