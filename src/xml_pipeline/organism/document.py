@@ -27,6 +27,8 @@ class Document:
             root = self._loader.get_single_node()
         except yaml.YAMLError as error:
             raise InvalidOrganism([_yaml_fault(error, label)]) from error
+        except RecursionError:
+            raise InvalidOrganism([Fault(f"{label}:1", "it is nested too deep")]) from None
         if root is None:
             raise InvalidOrganism([Fault(f"{label}:1", "the file is empty")])
         self.root = root

@@ -38,7 +38,7 @@ def handler_fault(handler: object) -> str | None:
     except TypeError:
         return "must take two arguments: the payload and the metadata"
     except ValueError:
-        return None  # no signature to look at
+        return "has no signature that could be read"
     return None
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}
+_MISSING = object()
 _NOT_OURS = frozenset({"__main__", "xml_pipeline", *sys.stdlib_module_names})
 
 
@@ -63,10 +64,10 @@ class Resolver:
         return found
 
     def _step(self, parent: object, part: str, path: str) -> object:
-        if hasattr(parent, part):
-            found: object = getattr(parent, part)
+        found = _attribute(parent, part, path)
+        if found is not _MISSING:
             return found
-        if isinstance(parent, ModuleType) and hasattr(parent, "__path__"):
+        if isinstance(parent, ModuleType) and "__path__" in vars(parent):
             return self._import(path)
         kind = "module" if isinstance(parent, ModuleType) else "class"
         raise Unresolved(f"the {kind} {path.rpartition('.')[0]!r} has no {part!r}")
@@ -92,6 +93,13 @@ class Resolver:
         return module
 
 
+def _attribute(parent: object, name: str, path: str) -> object:
+    try:
+        return getattr(parent, name, _MISSING)
+    except Exception as error:  # a module may have a __getattr__
+        raise Unresolved(f"{path!r} fails when it is looked at: {type(error).__name__}: {error}") from error
+
+
 def _forget() -> None:
     for name, module in _loaded.items():
         if sys.modules.get(name) is module:
@@ -111,8 +119,8 @@ def _is_own(top: str, folder: Path) -> bool:
     module = sys.modules.get(top)
     if module is None or top in _NOT_OURS:
         return False
-    places = [Path(place) for place in getattr(module, "__path__", ())]
-    file = getattr(module, "__file__", None)
+    places = [Path(place) for place in vars(module).get("__path__", ())]
+    file = vars(module).get("__file__")
     if not places and file is not None:
         places.append(Path(file))
     return any(place.parent == folder for place in places)

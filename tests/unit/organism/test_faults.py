@@ -49,6 +49,7 @@ from xml_pipeline.organism.load import load_organism, parse_organism
         ("mods.Ask", "mods.Ask()", 4, "module.Name"),
         ("mods.Ask", "gone.Ask", 4, "there is no module 'gone'"),
         ("mods.Ask", "mods.Gone", 4, "the module 'mods' has no 'Gone'"),
+        ("mods.Ask", "dynamic.Ask", 4, "RuntimeError: no Ask"),
         ("mods.Ask", "mods.Ask.Gone", 4, "the class 'mods.Ask' has no 'Gone'"),
         ("mods.Ask", "mods.handle", 4, "no pydantic model and no dataclass"),
         ("mods.Ask", "mods.Hard", 4, "mods.Hard.a: Any says nothing"),
@@ -117,6 +118,7 @@ async def other(payload: Answer, metadata): ...
         leaving="import sys; sys.exit(3)",
         lacking="import not_there",
         wrong="def (",
+        dynamic="def __getattr__(name): raise RuntimeError(f'no {name}')",
     )
     with faults() as found:
         load_organism(path)
@@ -140,7 +142,14 @@ def test_all_at_once_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "empty"), ("# nothing", "empty"), ("[]", "mapping"), ("text", "mapping"), ("a: 1\n---\nb: 1", "no YAML")],
+    [
+        ("[" * 5000, "nested too deep"),
+        ("", "empty"),
+        ("# nothing", "empty"),
+        ("[]", "mapping"),
+        ("text", "mapping"),
+        ("a: 1\n---\nb: 1", "no YAML"),
+    ],
 )
 def test_files_that_are_no_mapping(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidOrganism, match=said):
