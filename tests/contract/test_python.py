@@ -166,6 +166,14 @@ class TestEvents:
         assert agent.state is AgentState.WAITING
         assert (thread.status, thread.error) == (ThreadStatus.ERROR, "no")
 
+    def test_usage_is_passed_on(self) -> None:
+        pump = hello_pump()
+        target = in_process_target(TestClient(create_app(pump)))
+        with target.socket(events=["usage", "budget"]) as socket:
+            for event in ({"event": "usage", "threadId": "t", "totalTokens": 5}, {"event": "budget", "threadId": "t"}):
+                pump.tell(event)
+                assert socket.receive() == event
+
     @pytest.mark.parametrize("event", [None, 5, "x", {}, {"event": "agent_state"}, {"event": "message", "to": "x"}])
     def test_what_is_not_understood_harms_nobody(self, event: object) -> None:
         pump = hello_pump()

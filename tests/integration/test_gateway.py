@@ -154,6 +154,16 @@ class TestSteering:
             await asyncio.wait([gateway.task])
         assert gateway.task.exception() is None
 
+    async def test_a_stop_ends_its_websockets(self, gateway: Gateway) -> None:
+        async with connect(f"ws://127.0.0.1:{gateway.port}/ws") as socket:
+            await socket.recv()
+            await gateway.http.post(f"{API}/organism/stop")
+            async with asyncio.timeout(LIMIT):
+                await asyncio.wait([gateway.task])
+                await socket.wait_closed()
+        assert gateway.task.exception() is None
+        assert socket.close_code in (1001, 1012)
+
     async def test_a_stop_asked_elsewhere_ends_it(self, gateway: Gateway) -> None:
         async with gateway.database.begin() as connection:
             await organism_state.request_stop(connection, actor="test")
@@ -246,6 +256,10 @@ class TestWhatIsGone:
             assert answer.json()["code"] == "database-unavailable"
         health = await gateway.http.get("/health")
         assert (health.status_code, health.json()["database"]) == (503, "down")
+        async with connect(f"ws://127.0.0.1:{gateway.port}/ws") as socket:
+            assert json.loads(await socket.recv())["event"] == "error"
+            await socket.wait_closed()
+        assert socket.close_code == 1013
         assert (await gateway.http.get(f"{API}/capabilities")).status_code == 200
         await asyncio.to_thread(server.start)
         assert (await gateway.inject()).status_code == 200

@@ -83,6 +83,17 @@ def error_event(thread_id: str | None, agent: str | None, error: str, timestamp:
     return Event("error", body, frozenset((agent,) if agent else ()), frozenset((thread_id,) if thread_id else ()))
 
 
+def usage_event(name: str, body: Mapping[str, Any]) -> Event:
+    """Tokens were used, or a threshold of a budget reached: `usage` or `budget`."""
+    agent, thread = body.get("agentId"), body.get("threadId")
+    return Event(
+        name,
+        {**body, "event": name},
+        frozenset((str(agent),) if agent else ()),
+        frozenset((str(thread),) if thread else ()),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """What a client wants: None takes all. A filter on something that an event does not have keeps it away."""

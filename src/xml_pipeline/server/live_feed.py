@@ -150,9 +150,4 @@ def _as_event(event: Mapping[str, Any]) -> feed.Event:
         case "error":
             return feed.error_event(event["threadId"], event["agent"], event["error"], event["timestamp"])
         case name:
-            return _usage_event(name, event)
-
-
-def _usage_event(name: str, event: Mapping[str, Any]) -> feed.Event:
-    agent, thread = event.get("agentId"), event.get("threadId")
-    return feed.Event(name, dict(event), frozenset((agent,) if agent else ()), frozenset((thread,) if thread else ()))
+            return feed.usage_event(name, event)

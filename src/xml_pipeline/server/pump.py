@@ -12,6 +12,7 @@ Events that it gives to its subscribers are mappings, or objects with the same a
     agent_state    agent, state, current_thread
     thread_updated thread_id, status, error if there is one
     error          thread_id, agent, error
+    usage, budget  any keys; camelCase, they are passed on as they are
 
 Both spellings of every key are understood. Events without `event` are told apart by the keys that they have; the rest
 is ignored. A message whose id is logged already is the same message: a pump that injects uses the id that it was given.

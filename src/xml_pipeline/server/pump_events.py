@@ -57,6 +57,10 @@ class Recorder(Protocol):
         """Where a thread stands."""
         ...
 
+    def note_usage(self, name: str, event: Mapping[str, Any]) -> None:
+        """Tokens were used, or a threshold reached."""
+        ...
+
     def note_error(self, thread_id: str | None, agent: str | None, error: str) -> None:
         """Something went wrong."""
         ...
@@ -76,6 +80,8 @@ def apply_event(state: Recorder, event: object) -> None:
                 state.note_thread_status(_need(event, "thread_id"), status, _text(event, "error"))
             case "error":
                 state.note_error(_text(event, "thread_id"), _text(event, "agent"), _need(event, "error"))
+            case "usage" | "budget" as name:
+                state.note_usage(name, _as_object(event))
             case _:
                 log.debug("pump.event_ignored", type=type(event).__name__)
     except ValueError as error:

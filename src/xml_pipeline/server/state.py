@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import RLock
 from typing import Any
@@ -27,64 +26,11 @@ from xml_pipeline.server.models import (
 )
 from xml_pipeline.server.pump import Pump, number_of, text_of
 from xml_pipeline.server.pump_events import Done, apply_event
+from xml_pipeline.server.runtime_state import AgentRuntimeState, ThreadRuntimeState
+
+__all__ = ["HISTORY_LIMIT", "AgentRuntimeState", "ServerState", "ThreadRuntimeState"]
 
 HISTORY_LIMIT = 10_000
-
-
-@dataclass(slots=True)
-class AgentRuntimeState:
-    """A listener and what it was last seen to do."""
-
-    name: str
-    description: str = ""
-    is_agent: bool = False
-    peers: list[str] = field(default_factory=list)
-    payload_class: str = ""
-    state: AgentState = AgentState.IDLE
-    current_thread: str | None = None
-    queue_depth: int = 0
-    last_activity: datetime | None = None
-    message_count: int = 0
-
-    def info(self) -> AgentInfo:
-        """As the API tells it."""
-        return AgentInfo(
-            name=self.name,
-            description=self.description,
-            is_agent=self.is_agent,
-            peers=list(self.peers),
-            payload_class=self.payload_class,
-            state=self.state,
-            current_thread=self.current_thread,
-            queue_depth=self.queue_depth,
-            last_activity=self.last_activity,
-            message_count=self.message_count,
-        )
-
-
-@dataclass(slots=True)
-class ThreadRuntimeState:
-    """One conversation as far as it was seen."""
-
-    id: str
-    status: ThreadStatus = ThreadStatus.ACTIVE
-    participants: list[str] = field(default_factory=list)
-    message_count: int = 0
-    created_at: datetime | None = None
-    last_activity: datetime | None = None
-    error: str | None = None
-
-    def info(self) -> ThreadInfo:
-        """As the API tells it."""
-        return ThreadInfo(
-            id=self.id,
-            status=self.status,
-            participants=list(self.participants),
-            message_count=self.message_count,
-            created_at=self.created_at,
-            last_activity=self.last_activity,
-            error=self.error,
-        )
 
 
 class ServerState:
@@ -274,6 +220,10 @@ class ServerState:
             thread.last_activity = _now()
             event = _updated(thread)
         self.hub.publish(event)
+
+    def note_usage(self, name: str, event: Mapping[str, Any]) -> None:
+        """Tell the clients of a `usage` or `budget` event as it is."""
+        self.hub.publish(feed.usage_event(name, event))
 
     def note_error(self, thread_id: str | None, agent: str | None, error: str) -> None:
         """Tell the clients that something went wrong."""

@@ -12,6 +12,7 @@ import structlog
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from xml_pipeline.errors import Unavailable
 from xml_pipeline.server.commands import AllCommands, MessageCommands, answer
 from xml_pipeline.server.feed import Event, Subscription, to_json
 from xml_pipeline.server.view import OrganismView
@@ -84,7 +85,12 @@ class Connection:
             view.hub.unsubscribe(self._subscription)
 
     async def _greet(self) -> None:
-        greeting = await self._commands.greeting()
+        try:
+            greeting = await self._commands.greeting()
+        except Unavailable as error:
+            await self._send({"event": "error", "error": str(error)})
+            await self._websocket.close(_TRY_AGAIN_LATER)
+            raise WebSocketDisconnect(_TRY_AGAIN_LATER) from error
         if greeting is not None:
             await self._send(greeting)
 
