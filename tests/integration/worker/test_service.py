@@ -10,8 +10,10 @@ import pytest
 from tests.integration.worker.conftest import Connect
 from tests.integration.worker.fake_router import PATIENCE, Scene, assignment, running_worker
 from tests.integration.worker.test_handlers import ask, let_go, started
+from tests.support.broker import Broker
 from xml_pipeline.envelope.codec import encode_assignment
 from xml_pipeline.envelope.model import Outcome
+from xml_pipeline.message_bus.connect import connect_bus
 from xml_pipeline.message_bus.memory import MemoryBroker
 from xml_pipeline.message_bus.messages import ControlHint
 from xml_pipeline.message_bus.port import Outgoing
@@ -221,3 +223,20 @@ async def test_an_organism_that_cannot_be_loaded_is_told_at_the_start(
     settings = WorkerSettings(processes=1)
     with pytest.raises(ChildFailed, match="broken module"):
         await run_worker(memory(), zoo, stop=asyncio.Event(), instance="w", settings=settings)
+
+
+@pytest.mark.slow
+async def test_a_turn_outlives_rabbitmq(own_broker: Broker, zoo: Organism, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    buses = [await connect_bus(own_broker.amqp_url, name=f"outlives-{number}") for number in range(2)]
+    async with running_worker(iter(buses).__next__, zoo, grace=PATIENCE) as scene:
+        running = [ask("slow", str(log)) for _ in range(10)]
+        await scene.router.send(*running)
+        await started(log, 10)
+        await asyncio.to_thread(own_broker.node.stop)
+        let_go(log)
+        await asyncio.to_thread(own_broker.node.start)
+        for one in running:
+            assert (await scene.router.turn(one)).outcome is Outcome.OK
+        assert (await scene.router.ask(ask("calm"))).outcome is Outcome.OK
+        assert len(await started(log, 10)) == 10
