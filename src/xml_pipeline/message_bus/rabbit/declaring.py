@@ -38,6 +38,8 @@ class Declarer:
         self._link = link
         self._on_restored = on_restored
         self._topology = Topology((), (), ())
+        self._asking = asyncio.Lock()
+        self._questions: AbstractChannel | None = None
         self._restoring = asyncio.Lock()
         self._restored = 0
 
@@ -98,16 +100,22 @@ class Declarer:
 
     async def depth(self, queue: str) -> int | None:
         """Messages ready in a queue, None where it does not exist; raises BrokerUnavailable."""
-        connection = await self._link.connection()
-        channel = await connection.open_plain_channel()
+        channel = await self._question_channel()
         try:
             answer = await call(channel.queue_declare(queue, passive=True))
         except ChannelNotFoundEntity:
             return None
         except AMQPChannelError as error:
             raise BrokerUnavailable(f"queue {queue}: {error}") from error
-        await call(channel.close())
         return answer.message_count
+
+    async def _question_channel(self) -> AbstractChannel:
+        """A channel that is kept until an answer closes it, as the answer that something is missing does."""
+        async with self._asking:
+            if self._questions is None or self._questions.is_closed:
+                connection = await self._link.connection()
+                self._questions = await connection.open_plain_channel()
+            return self._questions
 
     async def _declare_with_patience(self, topology: Topology) -> None:
         """Several services may declare the same queues in one moment; RabbitMQ lets some of them fail."""

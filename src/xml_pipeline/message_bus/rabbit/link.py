@@ -158,6 +158,7 @@ class Link:
         self._on_open = on_open
         self._connection: Connection | None = None
         self._opened = asyncio.Event()
+        self._missed = 0
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -204,7 +205,9 @@ class Link:
         try:
             return await open_connection(self._url, self._name)
         except BrokerUnavailable as error:
-            log.info("broker_unreachable", link=self._name, reason=str(error))
+            self._missed += 1
+            level = logging.WARNING if self._missed == 1 else logging.DEBUG
+            log.log(level, "broker_unreachable", link=self._name, attempt=self._missed, reason=str(error))
             await backoff.pause()
             return None
 
@@ -225,6 +228,7 @@ class Link:
     async def _serve(self, connection: Connection) -> None:
         self._connection = connection
         self._opened.set()
+        self._missed = 0
         log.info("broker_connected", link=self._name)
         await connection.watch()
         log.warning("broker_connection_lost", link=self._name)
