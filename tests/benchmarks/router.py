@@ -1,6 +1,6 @@
 """Turns a second through the routing transaction on PostgreSQL, no broker: alone, and with the XML of both ways.
 
-`python -m tests.benchmarks.router [URL]`: a database that may be written to; without one, an embedded server is started.
+`python -m tests.benchmarks.router URL`, the URL being that of a migrated database that may be written to.
 """
 
 from __future__ import annotations

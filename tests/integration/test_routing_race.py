@@ -26,7 +26,7 @@ from xml_pipeline.routing.items import Inject, Item, Overdue, TurnReport
 from xml_pipeline.routing.windows import DEADLINE_MARGIN
 from xml_pipeline.storage import configuration, inbox, listeners, threads
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.routing_rows import Released
+from xml_pipeline.storage.routing_rows import Released, Sent
 from xml_pipeline.storage.routing_sweep import overdue_messages, untaken_inbox
 
 T = TypeVar("T")
@@ -98,7 +98,9 @@ async def _router(world: World, db: Database, current: Current) -> None:
         done = await batches.run(items)
         fill = await batches.fill() if world.chance.random() < 0.05 or not items else None
         released = [message for routed in done for message in routed.fill.released]
-        world.queue += released + list(fill.released if fill else ())
+        released += fill.released if fill else ()
+        batches.note_later([Sent(message.id, message.attempt) for message in released])
+        world.queue += released
         await asyncio.sleep(0 if items else 0.005)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,10 +12,11 @@ from tests.support import routing as given
 from xml_pipeline.envelope.codec import encode_assignment, encode_turn
 from xml_pipeline.envelope.model import Assignment, Kind, Outcome, Output, Turn
 from xml_pipeline.message_bus.messages import ControlHint, Heartbeat
-from xml_pipeline.message_bus.port import Outgoing
+from xml_pipeline.message_bus.port import Consumer, Outgoing
+from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.system_messages import not_reachable, read_error
-from xml_pipeline.storage import listeners, organism_state, threads
+from xml_pipeline.storage import configuration, listeners, organism_state, threads
 
 
 def _organism(**ann: Any) -> Organism:
@@ -313,6 +315,71 @@ async def test_a_stop_that_is_asked_for_ends_the_router(database_url: str) -> No
         async with play.db.begin() as connection:
             await organism_state.request_stop(connection, actor="test")
         await asyncio.wait_for(asyncio.gather(*play.running), LIMIT)
+
+
+_YAML = """
+organism: {name: tested}
+listeners:
+  - name: NAME
+    payload_class: things.Question
+    response_class: things.Answer
+    handler: things.handle
+    description: It listens
+"""
+_MODULE = """
+from dataclasses import dataclass
+
+
+@dataclass
+class Question:
+    text: str = ""
+
+
+@dataclass
+class Answer:
+    text: str = ""
+
+
+async def handle(payload: Question, metadata: object) -> None: ...
+"""
+
+
+async def test_a_reload_is_taken_and_what_waits_for_who_is_gone_fails(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "things.py").write_text(_MODULE)
+    before = parse_organism(_YAML.replace("NAME", "ann"), tmp_path)
+    after = parse_organism(_YAML.replace("NAME", "zoe"), tmp_path)
+    async with stage(database_url, before) as play:
+        await until(lambda: play.rows("select 1 from listeners where name = 'ann'"))
+        async with play.db.begin() as connection:
+            await listeners.set_paused(connection, "ann", True, actor="test")
+        waiting = await play.inject("ann")
+        await until(lambda: play.rows("select 1 from messages where state = 'ready'"))
+        async with play.db.begin() as connection:
+            await configuration.publish(connection, after)
+        assert (await play.ended(waiting)).error == read_error(not_reachable().payload).line
+        new = await play.inject("zoe")
+        queue = await until(lambda: _consume(play, "zoe"))
+        play.queues["zoe"] = queue
+        assert (await play.assigned("zoe")).message_id == new
+
+
+async def _consume(play: Stage, listener: str) -> Consumer | None:
+    """The new listener's queue, as soon as the router has declared it."""
+    name = play.names.agent(listener)
+    return await play.bus.consume(name, prefetch=1) if await play.bus.depth(name) is not None else None
+
+
+async def test_its_connections_may_be_cut_at_any_time(database_url: str) -> None:
+    async with stage(database_url, _organism()) as play:
+        ids = []
+        for _ in range(10):
+            ids.append(await play.inject("ann"))
+            await play.change(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+            await play.answer(await play.assigned("ann"))
+        assert {(await play.ended(id_)).status for id_ in ids} == {"completed"}
 
 
 async def test_two_routers_are_one(database_url: str) -> None:

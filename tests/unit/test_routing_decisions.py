@@ -15,7 +15,7 @@ from xml_pipeline.envelope.model import API, SYSTEM, Kind, Outcome, Output, Turn
 from xml_pipeline.organism.catalog import Catalog
 from xml_pipeline.organism.model import Limits, Organism, Retry
 from xml_pipeline.routing.decisions import Decision, decide, retry_delay
-from xml_pipeline.routing.items import Inject, Item, Junk, Overdue, Returned, TurnReport
+from xml_pipeline.routing.items import Inject, Item, Junk, Orphaned, Overdue, Returned, TurnReport
 from xml_pipeline.routing.system_messages import huh, not_reachable, read_error, system_error
 from xml_pipeline.storage.routing_rows import CallRow, Changes, InboxRow, MessageRow, NewMessage, Snapshot, ThreadRow
 
@@ -393,6 +393,16 @@ def test_what_the_broker_gave_up_is_sent_again_in_the_same_attempt() -> None:
     scene = _scene()
     message = scene.out(scene.call(API, "ann"))
     assert scene.changes(Returned(message.id, 1), Returned(message.id, 2)) == Changes(returned=(message.id,))
+
+
+def test_what_waits_for_a_listener_that_is_gone_fails() -> None:
+    scene = _scene()
+    call = scene.call(API, "ann")
+    orphan = scene.out(call, state="ready", to_id="gone")
+    others = scene.out(call, state="ready"), scene.out(call, to_id="gone")
+    changes = scene.changes(Orphaned(orphan.id), *(Orphaned(other.id) for other in others))
+    assert [closing.message_id for closing in changes.closings] == [orphan.id]
+    assert read_error(_only(changes).body).code == "not-reachable"
 
 
 def test_bytes_that_cannot_be_read_are_kept() -> None:

@@ -13,7 +13,7 @@ from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.failpoints import failpoint
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.items import Inject, Item, Junk, TurnReport
-from xml_pipeline.routing.transaction import BatchConflict, Routed, route
+from xml_pipeline.routing.transaction import BatchConflict, Routed, Undecidable, route
 from xml_pipeline.routing.windows import NO_FILL, Fill, fill_windows
 from xml_pipeline.routing.working import Note
 from xml_pipeline.storage.database import Database
@@ -24,8 +24,10 @@ log = structlog.get_logger(__name__)
 
 # Deadlock, serialisation, lock not available: somebody else was quicker.
 _AGAIN = frozenset({"40P01", "40001", "55P03"})
-# The same, unless it happens each time: then it is the batch.
+# The same, unless it happens each time.
 _UNIQUE_VIOLATION = "23505"
+# Cardinality, data, integrity, limits: it is what was to be written.
+_DATA_CLASSES = ("21", "22", "23", "54")
 _MOST_CONFLICTS = 20
 _CONFLICT_WAIT = 0.005
 _FIRST_WAIT = 0.1
@@ -61,7 +63,7 @@ class Batches:
             try:
                 return [await self._once(items)]
             except Exception as error:
-                if not _may_pass_again(error, conflicts):
+                if _is_to_blame(error, conflicts):
                     return await self._apart(items, error)
                 conflicts += 1
                 log.info("batch_again", items=len(items), conflicts=conflicts, reason=_name(error))
@@ -113,7 +115,9 @@ class Batches:
             log.warning("batch_split", items=len(items), reason=_name(error))
             return [*await self.run(items[:middle]), *await self.run(items[middle:])]
         culprit = items[0]
-        log.error("item_refused", item=type(culprit).__name__, reason=_name(error), exc_info=error)
+        # PostgreSQL's own words may quote the row: its code is enough.
+        cause = error if isinstance(error, Undecidable) else None
+        log.error("item_refused", item=type(culprit).__name__, reason=_name(error), exc_info=cause)
         junk = _as_junk(culprit, error)
         return [] if junk is None else await self.run([junk])
 
@@ -122,11 +126,17 @@ class Batches:
         return sent
 
 
-def _may_pass_again(error: Exception, conflicts: int) -> bool:
-    state = sqlstate(error)
+def _is_to_blame(error: Exception, conflicts: int) -> bool:
+    """Whether an item is at fault. What is not known to be one's fault is nobody's: the batch is held."""
+    state = sqlstate(error) or ""
     if isinstance(error, BatchConflict) or state == _UNIQUE_VIOLATION:
-        return conflicts < _MOST_CONFLICTS
-    return state in _AGAIN
+        return conflicts >= _MOST_CONFLICTS
+    return isinstance(error, Undecidable) or state.startswith(_DATA_CLASSES)
+
+
+def passes_again(error: Exception) -> bool:
+    """Whether the database only said that somebody else was quicker."""
+    return sqlstate(error) in _AGAIN
 
 
 def sqlstate(error: Exception) -> str | None:

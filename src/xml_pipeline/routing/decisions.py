@@ -11,7 +11,7 @@ from xml_pipeline.envelope.model import API, SYSTEM, Kind, Outcome, Turn
 from xml_pipeline.errors import InvalidXml
 from xml_pipeline.organism.model import Organism, Retry
 from xml_pipeline.routing.calls import fail, open_call, settle
-from xml_pipeline.routing.items import Inject, Item, Junk, Overdue, Returned, TurnReport
+from xml_pipeline.routing.items import Inject, Item, Junk, Orphaned, Overdue, Returned, TurnReport
 from xml_pipeline.routing.outputs import apply_outputs
 from xml_pipeline.routing.system_messages import (
     HANDLER_FAILED,
@@ -66,6 +66,8 @@ def _apply(work: Working, item: Item) -> None:
             _overdue(work, item)
         case Returned():
             _returned(work, item)
+        case Orphaned():
+            _orphaned(work, item)
         case Junk():
             _bury_junk(work, item)
 
@@ -177,6 +179,12 @@ def _returned(work: Working, item: Returned) -> None:
     message = work.message(item.message_id)
     if message is not None and message.state == "out" and message.attempt == item.attempt:
         work.returned[message.id] = None
+
+
+def _orphaned(work: Working, item: Orphaned) -> None:
+    message = work.message(item.message_id)
+    if message is not None and message.state == "ready" and work.listener(message.to_id) is None:
+        _failed(work, message, not_reachable(), None)
 
 
 def _bury_junk(work: Working, item: Junk) -> None:

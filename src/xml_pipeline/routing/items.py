@@ -41,6 +41,13 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Orphaned:
+    """A message whose listener is no longer configured."""
+
+    message_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Junk:
     """Bytes that no router can read or route. `inbox_id`: the accepted inject that they are."""
 
@@ -51,4 +58,4 @@ class Junk:
     inbox_id: UUID | None = None
 
 
-Item = Inject | TurnReport | Overdue | Returned | Junk
+Item = Inject | TurnReport | Overdue | Returned | Orphaned | Junk

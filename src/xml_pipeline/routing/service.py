@@ -15,7 +15,7 @@ from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import organism_topology
 from xml_pipeline.organism.model import Organism
-from xml_pipeline.routing.batch import Batches
+from xml_pipeline.routing.batch import Batches, passes_again
 from xml_pipeline.routing.checks import configured
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.ingress import BATCH, Ingress
@@ -100,13 +100,17 @@ async def _consumers(bus: Bus, current: Current) -> AsyncIterator[tuple[Consumer
 
 
 async def _each_second(action: Callable[[], Awaitable[None]], wake: asyncio.Event | None = None) -> None:
-    """Repeat for ever, sooner when woken. A database that is gone is waited for."""
+    """Repeat for ever, sooner when woken. A database that is gone, or was quicker elsewhere, is waited for."""
     wake = wake or asyncio.Event()
     while True:
         try:
             await action()
         except DatabaseUnavailable as error:
             log.warning("database_unavailable", reason=str(error))
+        except Exception as error:
+            if not passes_again(error):
+                raise
+            log.info("round_again", reason=str(error))
         try:
             await asyncio.wait_for(wake.wait(), INTERVAL)
         except TimeoutError:

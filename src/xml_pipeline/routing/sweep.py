@@ -12,7 +12,7 @@ from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.delivery import declare_again, publish_events, publish_released
 from xml_pipeline.routing.events import agent_events
-from xml_pipeline.routing.items import Inject, Item, Overdue
+from xml_pipeline.routing.items import Inject, Item, Orphaned, Overdue
 from xml_pipeline.routing.pipeline import Pipeline
 from xml_pipeline.routing.windows import DEADLINE_MARGIN, UNKNOWN_TIMEOUT, deadline_timeout
 from xml_pipeline.routing.workers import LiveWorkers
@@ -43,8 +43,9 @@ class Sweep:
         await self._pipeline.note_sent()
         await self._save_capacities()
         await self._take_forgotten_injects()
-        await self._end_lost()
         await self._publish_unconfirmed()
+        await self._end_lost()
+        await self._end_orphaned()
         await self.fill()
 
     async def fill(self) -> None:
@@ -82,6 +83,12 @@ class Sweep:
         if lost:
             log.warning("messages_lost", count=len(lost))
         await self._pipeline.run(lost)
+
+    async def _end_orphaned(self) -> None:
+        """What waits for a listener that is no longer configured waits in vain."""
+        async with self._db.begin() as connection:
+            ids = await routing_sweep.orphaned_messages(connection, limit=LIMIT)
+        await self._pipeline.run([Orphaned(id_) for id_ in ids])
 
     async def _lost(self, rows: Sequence[OverdueRow]) -> list[Item]:
         """Overdue is not lost yet: a queue that holds something may still hold this."""

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.decisions import Decision, decide
-from xml_pipeline.routing.items import Inject, Item, Junk, Overdue, Returned, TurnReport
+from xml_pipeline.routing.items import Inject, Item, Junk, Orphaned, Overdue, Returned, TurnReport
 from xml_pipeline.routing.store import RoutingStore
 from xml_pipeline.routing.windows import Fill, fill_windows
 from xml_pipeline.routing.working import PayloadCheck
@@ -19,6 +19,10 @@ from xml_pipeline.storage.routing_rows import BatchKeys, Changes, Sent, Snapshot
 
 class BatchConflict(Exception):
     """What was written is not what was read: somebody came in between. The whole batch again."""
+
+
+class Undecidable(Exception):
+    """The items fit nothing that was foreseen: one of them is to blame, not the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,19 @@ async def route(
     threads = await store.lock_threads(await store.resolve(keys))
     snapshot = await store.read(keys, threads)
     _require_locked(snapshot)
-    decision = decide(snapshot, items, organism, check)
+    decision = _decide(snapshot, items, organism, check)
     written = await _write(store, decision.changes, snapshot)
     await store.promote(decision.changes.mailboxes)
     fill = await fill_windows(store, decision.changes.listeners, organism)
     await store.note_sent(sent)
     return Routed(snapshot, decision, written.inserted, written.threads, fill)
+
+
+def _decide(snapshot: Snapshot, items: Sequence[Item], organism: Organism, check: PayloadCheck) -> Decision:
+    try:
+        return decide(snapshot, items, organism, check)
+    except Exception as error:
+        raise Undecidable(f"{type(error).__name__}: {error}") from error
 
 
 def keys_of(items: Sequence[Item]) -> BatchKeys:
@@ -64,7 +75,7 @@ def keys_of(items: Sequence[Item]) -> BatchKeys:
             case TurnReport(turn=turn):
                 messages[turn.message_id] = None
                 turns[turn.id] = None
-            case Overdue() | Returned():
+            case Overdue() | Returned() | Orphaned():
                 messages[item.message_id] = None
             case Inject():
                 inbox[item.message_id] = None

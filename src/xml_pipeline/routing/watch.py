@@ -7,7 +7,7 @@ from datetime import datetime
 
 import structlog
 
-from xml_pipeline.errors import InvalidOrganism
+from xml_pipeline.errors import InvalidInput
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.routing.checks import configured
@@ -47,10 +47,10 @@ class Watch:
         folder = self._current.configured.organism.folder
         try:
             organism = await asyncio.to_thread(parse_organism, latest.text, folder)
-        except InvalidOrganism as error:
+            self._current.configured = configured(organism, latest.version)
+        except InvalidInput as error:
             self._refused = latest.version
-            log.warning("configuration_refused", version=latest.version, faults=len(error.faults))
+            log.warning("configuration_refused", version=latest.version, code=error.code)
             return
-        self._current.configured = configured(organism, latest.version)
         log.info("configuration_taken", version=latest.version, listeners=len(organism.listeners))
         await declare_again(self._bus, self._current.configured)

@@ -25,6 +25,15 @@ _SETTINGS = {
     "tcp_keepalives_count": "3",
     "jit": "off",
 }
+_FAILURES = (
+    OSError,
+    exc.TimeoutError,
+    exc.DBAPIError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # A connection whose server ended its session just then answers with this.
+    asyncpg.InternalClientError,
+)
 # Classes of SQLSTATE that say nothing about the statement: connection, resources, operator intervention.
 _UNAVAILABLE_CLASSES = ("08", "53", "57P", "28", "3D")
 
@@ -73,7 +82,7 @@ class Database:
         try:
             async with self._engine.begin() as connection:
                 yield connection
-        except (OSError, exc.TimeoutError, exc.DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _FAILURES as error:
             reason = _why_unavailable(error)
             if reason is None:
                 raise
@@ -117,7 +126,7 @@ def _why_unavailable(error: Exception) -> str | None:
         return "it took too long"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return str(error)
     original = error.orig if isinstance(error, exc.DBAPIError) else error
     state = getattr(original, "sqlstate", None) or ""

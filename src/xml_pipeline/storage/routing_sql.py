@@ -1,7 +1,7 @@
 """The statements of the routing transaction, for PostgreSQL. Arrays in, rows out: one round trip for a batch each.
 
-Where rows are named by id, `state || ''` and `num_nulls` keep the planner from the partial indexes: with statistics of a
-quiet moment it takes them for nearly empty, and reads the whole backlog once for each id.
+Where rows are named by id, `state || ''` and `num_nulls` keep the planner from the partial indexes. With statistics of
+a quiet moment it takes those for nearly empty, and reads the whole backlog once for each id.
 """
 
 RESOLVE = """

@@ -18,11 +18,12 @@ where i.taken_at is null and t.status <> 'killed' and i.created_at < clock_times
 order by i.created_at limit $2
 """
 
-# `overtaken`: a message of the same listener that was sent out later has already ended.
+# `overtaken`: a message of the same listener that was sent out later has already ended. What the broker has never
+# confirmed is not overdue: it is published again, and its time begins anew.
 _OVERDUE = """
 with late as materialized (
     select m.id, m.to_id, m.attempt, m.sent_at, m.seq from messages m
-    where m.state = 'out' and m.deadline < clock_timestamp() order by m.deadline limit $1
+    where m.state = 'out' and m.confirmed and m.deadline < clock_timestamp() order by m.deadline limit $1
 ), ended as (
     select c.to_id, max(c.sent_at) as sent_at from messages c
     where c.seq > (select min(seq) from late) and c.state = 'closed' and c.to_id in (select to_id from late)
@@ -46,6 +47,10 @@ from stale left join lateral (
 ) t on true
 where m.id = stale.id
 returning m.id, m.thread_id, m.slot, m.from_id, m.to_id, m.kind, m.body, m.call_id, m.remaining, m.attempt, m.seq
+"""
+
+_ORPHANED = """
+select m.id from listeners l join messages m on m.to_id = l.name and m.state = 'ready' where l.retired limit $1
 """
 
 _CAPACITY = """
@@ -79,6 +84,12 @@ async def overdue_messages(connection: AsyncConnection, *, limit: int) -> list[O
     """Messages that are out beyond their deadline."""
     driver = await driver_of(connection)
     return [OverdueRow(**row) for row in await driver.fetch(_OVERDUE, limit)]
+
+
+async def orphaned_messages(connection: AsyncConnection, *, limit: int) -> list[UUID]:
+    """Messages at the head of their mailbox whose listener is retired."""
+    driver = await driver_of(connection)
+    return [row["id"] for row in await driver.fetch(_ORPHANED, limit)]
 
 
 async def claim_unconfirmed(
