@@ -109,6 +109,7 @@ def _inject_greetings(up: Up, count: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
     accepted = 0
     with Up(renamed(_HELLO_WORLD, "killed-often", tmp_path / "organism")) as up:
@@ -124,6 +125,11 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> 
         wait_until(lambda: _completed(up) == accepted, timeout=60, what="all threads complete")
         assert _get(up, "/messages")["total"] == 4 * accepted
         assert _get(up, "/usage")["usage"]["totals"]["requestCount"] >= accepted
+
+
+def _booked(up: Up) -> int:
+    count: int = _get(up, "/usage")["usage"]["totals"]["requestCount"]
+    return count
 
 
 def _completed(up: Up) -> int:
