@@ -27,7 +27,7 @@ from xml_pipeline.routing.windows import DEADLINE_MARGIN
 from xml_pipeline.storage import configuration, inbox, listeners, threads
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.routing_rows import Released, Sent
-from xml_pipeline.storage.routing_sweep import overdue_messages, untaken_inbox
+from xml_pipeline.storage.routing_sweep import claim_unconfirmed, overdue_messages, untaken_inbox
 
 T = TypeVar("T")
 WINDOWS = {"ann": 4, "bob": 2, "tool": 3, "mute": 2}
@@ -119,6 +119,9 @@ async def _sweeper(world: World, db: Database) -> None:
         async with db.begin() as connection:
             late = await overdue_messages(connection, limit=100)
             forgotten = await untaken_inbox(connection, older_than=PATIENCE, limit=100)
+            world.queue += await claim_unconfirmed(
+                connection, {}, older_than=PATIENCE, limit=100, default_timeout=PATIENCE
+            )
         world.ingress += [Overdue(row.id, row.attempt) for row in late]
         world.ingress += [Inject(message_id) for message_id in forgotten]
         await asyncio.sleep(PATIENCE / 3)
