@@ -35,8 +35,9 @@ class Figure:
 def machine(extra: Iterable[str] = ()) -> str:
     """One line for each thing that the figures depend on."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     lines = [
-        f"{os.cpu_count()} CPUs ({platform.machine()}), {platform.system()} {platform.release()}, Python {platform.python_version()}",
+        f"{os.cpu_count()} CPUs ({platform.machine()}), {system}",
         packages,
         *extra,
     ]

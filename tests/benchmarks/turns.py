@@ -1,4 +1,4 @@
-"""Turns per second, whole: router, worker, ledger and gateway; embedded, and as processes on RabbitMQ and PostgreSQL."""
+"""Turns per second, whole: router, worker, ledger, gateway; embedded, and as processes on RabbitMQ and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def _rate(connection: asyncpg.Connection[asyncpg.Record]) -> float:
 
 async def _until_running(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(LIMIT):
-        while not await _runs(client):
+        while not await _runs(client):  # noqa: ASYNC110 - another process starts
             await asyncio.sleep(0.1)
 
 
@@ -86,7 +86,7 @@ async def _runs(client: httpx.AsyncClient) -> bool:
 
 async def _until(connection: asyncpg.Connection[asyncpg.Record], condition: str, *values: object) -> None:
     async with asyncio.timeout(LIMIT):
-        while not await connection.fetchval(condition, *values):
+        while not await connection.fetchval(condition, *values):  # noqa: ASYNC110 - a row has no event
             await asyncio.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""Envelopes per second through the router's XML: parse, validate envelope and payload, canonical form; and bare lxml."""
+"""Envelopes per second in the router's XML: parse, validate envelope and payload, canonical form, beside bare lxml."""
 
 from __future__ import annotations
 

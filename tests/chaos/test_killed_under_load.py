@@ -1,4 +1,4 @@
-"""Many threads through research-team; a worker and a router are killed midway. Every thread ends once, every token is counted once."""
+"""Threads through research-team, a worker and a router killed midway: each thread ends once, each token counts once."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ async def load_with_kills(fleet: Fleet, connection: asyncpg.Connection[asyncpg.R
 
 async def until_closed(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
     async with asyncio.timeout(SECONDS):
-        while await closed_messages(connection) < count:
+        while await closed_messages(connection) < count:  # noqa: ASYNC110 - a row has no event
             await asyncio.sleep(0.05)
 
 
 async def until_quiet(connection: asyncpg.Connection[asyncpg.Record], *, limit: float) -> None:
     async with asyncio.timeout(limit):
-        while await active_threads(connection):
+        while await active_threads(connection):  # noqa: ASYNC110 - a row has no event
             await asyncio.sleep(0.1)
 
 
@@ -105,5 +105,5 @@ async def every_token_is_booked(connection: asyncpg.Connection[asyncpg.Record], 
 
 async def until_settled(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     async with asyncio.timeout(120):
-        while await connection.fetchval("select count(*) from holds where state = 'held'"):
+        while await connection.fetchval("select count(*) from holds where state = 'held'"):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
