@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import asyncpg
 import httpx
 
 PARALLEL_INJECTS = 50
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,13 @@ class Ends:
     answers: Mapping[str, int]  # thread -> messages to `api`
     counts: Mapping[int, int]  # messages in a thread -> threads
     open_messages: int
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, limit: float = 90.0) -> None:
+    """Poll until the condition holds; TimeoutError after `limit` seconds."""
+    async with asyncio.timeout(limit):
+        while not await condition():  # noqa: ASYNC110 - it is about other processes
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def inject_all(urls: Sequence[str], target: str, payload: Mapping[str, Any], count: int) -> list[str]:

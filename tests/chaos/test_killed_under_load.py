@@ -17,6 +17,7 @@ from tests.chaos.load import (
     closed_messages,
     inject_all,
     read_ends,
+    until,
 )
 from tests.support.fleet import ROOT, Fleet, running
 from tests.support.organisms import renamed
@@ -68,15 +69,17 @@ async def load_with_kills(fleet: Fleet, connection: asyncpg.Connection[asyncpg.R
 
 
 async def until_closed(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
-    async with asyncio.timeout(SECONDS):
-        while await closed_messages(connection) < count:  # noqa: ASYNC110 - a row has no event
-            await asyncio.sleep(0.05)
+    async def enough() -> bool:
+        return await closed_messages(connection) >= count
+
+    await until(enough, limit=SECONDS)
 
 
 async def until_quiet(connection: asyncpg.Connection[asyncpg.Record], *, limit: float) -> None:
-    async with asyncio.timeout(limit):
-        while await active_threads(connection):  # noqa: ASYNC110 - a row has no event
-            await asyncio.sleep(0.1)
+    async def quiet() -> bool:
+        return await active_threads(connection) == 0
+
+    await until(quiet, limit=limit)
 
 
 async def everything_ended(connection: asyncpg.Connection[asyncpg.Record], per_thread: int) -> None:
@@ -104,6 +107,7 @@ async def every_token_is_booked(connection: asyncpg.Connection[asyncpg.Record], 
 
 
 async def until_settled(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    async with asyncio.timeout(120):
-        while await connection.fetchval("select count(*) from holds where state = 'held'"):  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+    async def settled() -> bool:
+        return int(await connection.fetchval("select count(*) from holds where state = 'held'")) == 0
+
+    await until(settled, limit=120)
