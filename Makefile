@@ -22,6 +22,9 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
 bench: $(INSTALLED)  ## measure, and print the figures with the machine's
 	@$(BIN)/python -m tests.benchmarks
 
+load: $(INSTALLED)  ## 2,000 threads on a fleet, a worker and a router killed midway
+	@LOAD_THREADS=2000 $(BIN)/python -m pytest -s tests/chaos/test_killed_under_load.py
+
 lock: $(INSTALLED)  ## pin the newest versions that pyproject.toml allows
 	@tools/lock.sh
 
@@ -32,4 +35,4 @@ clean:  ## remove .venv, caches and the data of `make up`
 $(INSTALLED): requirements.lock pyproject.toml
 	@tools/install.sh
 
-.PHONY: help install demo up test lint bench lock clean
+.PHONY: help install demo up test lint bench load lock clean
