@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from sqlalchemy import text
+
 from tests.integration.routing_stage import LIMIT, Stage, stage, until
 from tests.support import routing as given
 from xml_pipeline.envelope.codec import encode_assignment, encode_turn
@@ -17,6 +19,8 @@ from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.system_messages import not_reachable, read_error
 from xml_pipeline.storage import configuration, listeners, organism_state, threads
+from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.routing_sweep import save_capacities
 
 
 def _organism(**ann: Any) -> Organism:
@@ -289,6 +293,16 @@ async def test_capacity_is_what_the_live_workers_say(database_url: str) -> None:
         await until(told)
         (tool,) = await play.rows("select capacity from listeners where name = 'tool'")
         assert tool.capacity == 0
+
+
+async def test_before_all_workers_had_the_time_to_be_heard_capacity_only_grows(database_url: str) -> None:
+    db = Database.connect(database_url)
+    async with db.begin() as connection:
+        await configuration.publish(connection, _organism())
+        for said, lower, known in ((40, False, 40), (20, False, 40), (20, True, 20)):
+            await save_capacities(connection, {"elsewhere": 7, "ann": said}, lower=lower)
+            assert await connection.scalar(text("select capacity from listeners where name = 'ann'")) == known
+    await db.close()
 
 
 async def test_one_frame_tells_all_that_a_batch_changed(database_url: str) -> None:

@@ -87,7 +87,8 @@ def test_capacity_is_the_sum_over_live_workers() -> None:
     workers.hear(_heartbeat("two", 4), 5.0)
     workers.hear(_heartbeat("two", 5), 6.0)
     workers.hear(_heartbeat("router", 99, "router"), 6.0)
-    assert workers.capacities(["ann"], LIFETIME - 0.1) is None
+    assert not workers.all_heard(LIFETIME - 0.1)
+    assert workers.all_heard(LIFETIME)
     assert workers.capacities(["ann", "bob"], 7.0) == {"ann": 13, "bob": 0}
     assert workers.capacities(["ann"], 9.0) == {"ann": 5}
     assert workers.capacities(["ann"], 60.0) == {"ann": 0}

@@ -61,10 +61,11 @@ class Sweep:
             await declare_again(self._bus, now)
 
     async def _save_capacities(self) -> None:
-        capacities = self._workers.capacities(self._current.configured.organism.listeners, time.monotonic())
+        now = time.monotonic()
+        capacities = self._workers.capacities(self._current.configured.organism.listeners, now)
         if capacities:
             async with self._db.begin() as connection:
-                await routing_sweep.save_capacities(connection, capacities)
+                await routing_sweep.save_capacities(connection, capacities, lower=self._workers.all_heard(now))
 
     async def _take_forgotten_injects(self) -> None:
         while True:

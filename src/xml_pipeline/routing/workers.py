@@ -30,10 +30,12 @@ class LiveWorkers:
         if heartbeat.service == "agent-worker":
             self._heard[heartbeat.instance] = _Heard(heartbeat, now)
 
-    def capacities(self, listeners: Iterable[str], now: float) -> dict[str, int] | None:
-        """How many handlers run at once for each of these listeners; None while it is too early to tell."""
-        if now - self.started_at < LIFETIME:
-            return None
+    def all_heard(self, now: float) -> bool:
+        """Whether every live worker had the time to be heard; before that, capacities are lower bounds."""
+        return now - self.started_at >= LIFETIME
+
+    def capacities(self, listeners: Iterable[str], now: float) -> dict[str, int]:
+        """How many handlers run at once for each of these listeners, by the workers that were heard."""
         self._heard = {name: heard for name, heard in self._heard.items() if now - heard.at < LIFETIME}
         total: Counter[str] = Counter()
         for heard in self._heard.values():

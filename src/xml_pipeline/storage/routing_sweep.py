@@ -58,7 +58,7 @@ with wanted as (
     select * from unnest($1::text[], $2::int[]) w(name, capacity)
 ), locked as (
     select l.name, w.capacity from listeners l join wanted w on w.name = l.name
-    where l.capacity <> w.capacity order by l.name for update of l
+    where l.capacity < w.capacity or ($3 and l.capacity > w.capacity) order by l.name for update of l
 )
 update listeners l set capacity = k.capacity from locked k where l.name = k.name
 """
@@ -113,8 +113,8 @@ async def claim_unconfirmed(
     return [released(row, replies.get(row["id"], ())) for row in rows]
 
 
-async def save_capacities(connection: AsyncConnection, capacities: Mapping[str, int]) -> None:
-    """Write what the live workers can hold, where it changed."""
+async def save_capacities(connection: AsyncConnection, capacities: Mapping[str, int], *, lower: bool) -> None:
+    """Write what the live workers can hold, where it changed; without `lower`, only where it is more than before."""
     driver = await driver_of(connection)
     async with driver.transaction(isolation="read_committed"):
-        await driver.fetch(_CAPACITY, list(capacities), list(capacities.values()))
+        await driver.fetch(_CAPACITY, list(capacities), list(capacities.values()), lower)
