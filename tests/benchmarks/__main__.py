@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 from collections.abc import Callable, Iterable
+
+import uvloop
 
 from tests.benchmarks import bus, turns, usage, xml
 from tests.benchmarks.figures import Figure, machine
+from xml_pipeline.logs import configure_logging
 
 
 def main() -> None:
-    """Print each part as soon as it is measured."""
+    """Print each part as soon as it is measured, and nothing else unless something is wrong."""
+    configure_logging("warning", style="console")
+    os.environ.setdefault("ORGANISM_LOG_LEVEL", "warning")  # the same for children
     print(machine(), flush=True)
     _part("XML", xml.run)
     _part("RabbitMQ, one way", bus.run)
-    _part("Turns, all services", lambda: asyncio.run(turns.run()))
+    _part("Turns, all services", lambda: uvloop.run(turns.run()))
     _part("Usage into PostgreSQL", usage.run)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import httpx
 
+from tests.benchmarks import raw_relay
 from tests.benchmarks.figures import Figure
 from tests.support.broker import start_broker, unique_organism
 from tests.support.fleet import HOST, Fleet, running
@@ -26,6 +27,7 @@ THREADS = 300
 PASSES = 10
 TEXT = "word " * 160
 LIMIT = 300.0
+RAW = "aio-pika relay, no XML, no database"
 ONE_OF_EACH = {"gateway": 1, "router": 1, "usage": 1, "agent-worker": 1}
 
 Rate = Callable[[], AbstractAsyncContextManager[tuple[str, str]]]
@@ -33,10 +35,21 @@ Rate = Callable[[], AbstractAsyncContextManager[tuple[str, str]]]
 
 async def run() -> list[Figure]:
     """A turn is one run of a handler: its message routed, handed out, handled, reported, booked."""
+    embedded = await _measure(_embedded)
+    raw = await _raw()
     return [
-        Figure("turns, embedded: 1 process, bus in memory", await _measure(_embedded)),
-        Figure("turns, RabbitMQ + PostgreSQL: 1 router, 1 worker", await _measure(_fleet)),
+        Figure("turns, embedded: 1 process, bus in memory", embedded, RAW, raw),
+        Figure("turns, RabbitMQ + PostgreSQL: 1 router, 1 worker", await _measure(_fleet), RAW, raw),
     ]
+
+
+async def _raw() -> float:
+    """As many messages on the same way through a broker, as many under way at once."""
+    broker = start_broker()
+    try:
+        return await raw_relay.run(broker.amqp_url, threads=THREADS, laps=2 * PASSES + 1, body=TEXT.encode())
+    finally:
+        broker.close()
 
 
 async def _measure(place: Rate) -> float:
