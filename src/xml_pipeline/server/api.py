@@ -37,8 +37,20 @@ from xml_pipeline.server.view import Inject, OrganismView
 PREFIX = "/api/v1"
 
 
+class _Path(str):
+    """A route's path. An app that includes the router under the prefix that the paths have already has it once."""
+
+    __slots__ = ()
+
+    def __radd__(self, prefix: str) -> _Path:
+        return _Path(f"{prefix.removesuffix(PREFIX)}{self}")
+
+
 class ProblemRoute(APIRoute):
     """Answers with problem documents by itself, so that the router works in any app."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        super().__init__(_Path(path), endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, with the system's errors as documents."""
@@ -58,7 +70,10 @@ class ProblemRoute(APIRoute):
 
 
 def create_router(state: ServerState | OrganismView) -> APIRouter:
-    """Every REST route of the contract, `/health` and all under `/api/v1`, for a state or any other view."""
+    """Every REST route of the contract, `/health` and all under `/api/v1`, for a state or any other view.
+
+    An app may include it as it is or under `/api/v1`: the paths are the same.
+    """
     view = StateView(state) if isinstance(state, ServerState) else state
     router = APIRouter(route_class=ProblemRoute, responses=problem_responses(503))
     # Routes are tried in this order: what is asked most comes first.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from lxml import etree
 
+from xml_pipeline.envelope.parser import parse
 from xml_pipeline.envelope.text import check_text
 from xml_pipeline.errors import Fault, InvalidPayload, InvalidXml, XmlPipelineError
 from xml_pipeline.payload import PayloadType
 from xml_pipeline.server import models
+from xml_pipeline.server.given_schema import GivenSchema, given_schema, schema_text
 from xml_pipeline.server.pump import text_of
 
 log = structlog.get_logger(__name__)
@@ -23,7 +24,10 @@ _MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class InputContract:
-    """A listener's input: `xsd` None takes any JSON object; `payload_type` None where the class gives no schema."""
+    """A listener's input. Without `checked` any JSON object is taken; `xsd` is its schema, where that can be shown.
+
+    `payload_type`: what its class gives, if that can be a payload. `given`: the schema it brings, if that is another.
+    """
 
     name: str
     description: str
@@ -33,17 +37,25 @@ class InputContract:
     root_tag: str
     xsd: str | None
     payload_type: PayloadType | None
+    checked: bool
+    given: GivenSchema | None = field(default=None, compare=False)
 
     def check(self, payload: Mapping[str, Any]) -> None:
         """Raise InvalidPayload with a fault for each place where the payload is wrong."""
         check_json(payload)
-        if self.xsd is not None and self.payload_type is not None:
-            self.payload_type.from_json(dict(payload))
+        if not self.checked:
+            return
+        if self.payload_type is not None:
+            value = self.payload_type.from_json(dict(payload))
+            if self.given is not None:
+                self.given.check(parse(self.payload_type.to_xml(value)))
+        elif self.given is not None:
+            self.given.check_json(self.root_tag, payload)
 
     @property
     def example(self) -> str | None:
         """A payload that fits, as XML."""
-        return self.payload_type.example_xml() if self.payload_type and self.xsd is not None else None
+        return self.payload_type.example_xml() if self.payload_type and self.checked else None
 
     def config(self) -> models.AgentConfig:
         """How it is configured."""
@@ -81,6 +93,7 @@ def contract_of(name: str, listener: object) -> InputContract:
     class_name = text_of(getattr(cls, "__name__", None), "payload")
     root_tag = text_of(getattr(listener, "root_tag", None)) or f"{name}.{class_name}".lower()
     payload_type = _payload_type(cls, root_tag)
+    schema = getattr(listener, "schema", None)
     peers = getattr(listener, "peers", None)
     return InputContract(
         name=name,
@@ -89,8 +102,10 @@ def contract_of(name: str, listener: object) -> InputContract:
         peers=tuple(text_of(peer) for peer in peers) if isinstance(peers, list | tuple | set | frozenset) else (),
         payload_class=qualified_name(cls),
         root_tag=root_tag,
-        xsd=_schema_text(getattr(listener, "schema", None), payload_type),
+        xsd=_xsd(schema, payload_type),
         payload_type=payload_type,
+        checked=schema is not None,
+        given=None if payload_type and schema == payload_type.xsd else given_schema(schema),
     )
 
 
@@ -99,7 +114,7 @@ def qualified_name(cls: object) -> str:
     if cls is None:
         return ""
     module = text_of(getattr(cls, "__module__", None))
-    name = text_of(getattr(cls, "__qualname__", None)) or text_of(getattr(cls, "__name__", None))
+    name = text_of(getattr(cls, "__name__", None))
     return f"{module}.{name}" if module else name
 
 
@@ -143,13 +158,8 @@ def _payload_type(cls: object, root_tag: str) -> PayloadType | None:
         return None
 
 
-def _schema_text(schema: object, payload_type: PayloadType | None) -> str | None:
+def _xsd(schema: object, payload_type: PayloadType | None) -> str | None:
+    """As the listener has it, or as its class gives it where the listener's cannot be shown."""
     if schema is None:
         return None
-    if isinstance(schema, str):
-        return schema
-    if isinstance(schema, bytes):
-        return schema.decode()
-    if isinstance(schema, etree._Element | etree._ElementTree):
-        return etree.tostring(schema, encoding="unicode")
-    return payload_type.xsd if payload_type else None
+    return schema_text(schema) or (payload_type.xsd if payload_type else None)

@@ -18,7 +18,7 @@ from xml_pipeline.server.view import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Page,
 
 MAX_WAIT_SECONDS = 60.0
 _MAX_KEY = 255
-_WAIT = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;.*)?', re.IGNORECASE)
+_WAIT = re.compile(r'\s*wait\s*=\s*"?(\d+)"?\s*(?:;.*)?', re.IGNORECASE)
 _STATUSES = [status.value for status in ThreadStatus]
 
 

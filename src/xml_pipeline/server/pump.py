@@ -2,9 +2,12 @@
 
 The least a pump has is `Pump`. It may offer any of these, as coroutine functions or plain ones:
 
-    inject(to=, payload=, thread_id=, message_id=)   payload is the JSON object that was checked
+    inject(to=, payload=, thread_id=, message_id=)   payload is the JSON object that was checked; one that takes fewer,
+                                                     or by other names, gets them in this order
     pause(name)   resume(name)   kill(thread_id)   stop()
     reload()      -> mapping or object with success, added, removed, updated, error; or None
+
+What inject raises as ValueError or LookupError is answered as 400, anything else that is raised as 500.
 
 Events that it gives to its subscribers are mappings, or objects with the same attributes, told apart by `event`:
 
@@ -64,6 +67,18 @@ async def call(method: Callable[..., object], /, *args: object, **kwargs: object
     """Call a plain or a coroutine function."""
     result = method(*args, **kwargs)
     return await result if inspect.isawaitable(result) else result
+
+
+def at_once(result: object) -> None:
+    """Finish what a coroutine function began, from plain code: it must have nothing to wait for."""
+    if not inspect.iscoroutine(result):
+        return
+    try:
+        result.send(None)
+    except StopIteration:
+        return
+    result.close()
+    raise TypeError("subscribe_events and unsubscribe_events cannot wait: they are called outside an event loop")
 
 
 def text_of(value: object, default: str = "") -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from xml_pipeline.server.json_form import json_object
 from xml_pipeline.server.models import AgentState, ThreadStatus
 
 log = structlog.get_logger(__name__)
@@ -19,7 +20,7 @@ _SPELLINGS = {
     "payload_type": ("payload_type", "payloadType"),
     "payload": ("payload",),
     "agent": ("agent", "agent_name", "name"),
-    "state": ("state",),
+    "state": ("state", "new_state", "newState"),
     "current_thread": ("current_thread", "currentThread", "thread_id", "threadId"),
     "status": ("status",),
     "error": ("error",),
@@ -43,7 +44,7 @@ class Recorder(Protocol):
         from_id: str,
         to_id: str,
         payload_type: str,
-        payload: Mapping[str, Any],
+        payload: object,
         message_id: str | None = None,
     ) -> str:
         """A message was seen."""
@@ -81,7 +82,7 @@ def apply_event(state: Recorder, event: object) -> None:
             case "error":
                 state.note_error(_text(event, "thread_id"), _text(event, "agent"), _need(event, "error"))
             case "usage" | "budget" as name:
-                state.note_usage(name, _as_object(event))
+                state.note_usage(name, json_object(event))
             case _:
                 log.debug("pump.event_ignored", type=type(event).__name__)
     except ValueError as error:
@@ -97,7 +98,7 @@ def _message(state: Recorder, event: object) -> None:
         _need(source, "from_id"),
         _need(source, "to_id"),
         _text(source, "payload_type") or type(payload).__name__,
-        _as_object(payload),
+        payload,
         _text(source, "id"),
     )
 
@@ -138,17 +139,3 @@ def _need(event: object, field: str) -> str:
     if value is None:
         raise ValueError(f"{field} is missing")
     return value
-
-
-def _as_object(payload: object) -> Mapping[str, Any]:
-    if isinstance(payload, Mapping):
-        return payload
-    dump = getattr(payload, "model_dump", None)
-    if callable(dump):
-        dumped = dump(mode="json")
-        if isinstance(dumped, Mapping):
-            return dumped
-    fields = getattr(payload, "__dataclass_fields__", None)
-    if isinstance(fields, Mapping):
-        return {name: getattr(payload, name) for name in fields}
-    return {} if payload is None else {"value": str(payload)}

@@ -13,6 +13,7 @@ from uuid import uuid4
 from xml_pipeline.organism.model import DEFAULT_PORT
 from xml_pipeline.server import feed
 from xml_pipeline.server.contracts import InputContract, contract_of
+from xml_pipeline.server.json_form import json_object
 from xml_pipeline.server.models import (
     AgentInfo,
     AgentState,
@@ -24,7 +25,7 @@ from xml_pipeline.server.models import (
     ThreadInfo,
     ThreadStatus,
 )
-from xml_pipeline.server.pump import Pump, number_of, text_of
+from xml_pipeline.server.pump import Pump, at_once, number_of, text_of
 from xml_pipeline.server.pump_events import Done, apply_event
 from xml_pipeline.server.runtime_state import AgentRuntimeState, ThreadRuntimeState
 
@@ -169,11 +170,9 @@ class ServerState:
             agent = self._agents.get(name)
             if agent is None:
                 return
-            changed = (agent.state, agent.current_thread) != (state, current_thread)
             agent.state, agent.current_thread = state, current_thread
             agent.last_activity = _now()
-        if changed:
-            self.hub.publish(feed.agent_event(name, state, current_thread))
+        self.hub.publish(feed.agent_event(name, state, current_thread))
 
     # -- threads
 
@@ -229,6 +228,13 @@ class ServerState:
         """Tell the clients that something went wrong."""
         self.hub.publish(feed.error_event(thread_id, agent, error, _now().isoformat()))
 
+    def note_not_taken(self, thread_id: str, agent: str, error: str) -> None:
+        """An injected message that the pump did not take: its thread ends in error if it has nothing else."""
+        thread = self.get_thread(thread_id)
+        if thread is not None and thread.message_count == 1:
+            self.note_thread_status(thread_id, ThreadStatus.ERROR, error)
+        self.note_error(thread_id, agent, error)
+
     # -- messages
 
     def get_messages(
@@ -251,7 +257,7 @@ class ServerState:
         from_id: str,
         to_id: str,
         payload_type: str,
-        payload: Mapping[str, Any],
+        payload: object,
         message_id: str | None = None,
     ) -> str:
         """Log one message and tell the clients; returns its id. A thread not seen before begins."""
@@ -263,7 +269,7 @@ class ServerState:
         from_id: str,
         to_id: str,
         payload_type: str,
-        payload: Mapping[str, Any],
+        payload: object,
         message_id: str | None = None,
         *,
         revive: bool = False,
@@ -285,7 +291,7 @@ class ServerState:
                 from_id=from_id,
                 to_id=to_id,
                 payload_type=payload_type,
-                payload=dict(payload),
+                payload=json_object(payload),
                 timestamp=now,
                 slot_index=thread.message_count,
             )
@@ -326,14 +332,14 @@ class ServerState:
         """Listen to the pump; a new state does already, one that was closed does again."""
         subscribe = getattr(self.pump, "subscribe_events", None)
         if callable(subscribe) and not self._listening:
-            subscribe(self._on_event)
+            at_once(subscribe(self._on_event))
             self._listening = True
 
     def close(self) -> None:
         """Listen to the pump no longer."""
         unsubscribe = getattr(self.pump, "unsubscribe_events", None)
         if callable(unsubscribe) and self._listening:
-            unsubscribe(self._on_event)
+            at_once(unsubscribe(self._on_event))
         self._listening = False
 
     def _on_event(self, event: object) -> Done:

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from xml_pipeline.envelope.model import API
-from xml_pipeline.errors import InvalidPayload
+from xml_pipeline.envelope.text import check_text
+from xml_pipeline.errors import InvalidPayload, XmlPipelineError
 from xml_pipeline.server import models
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.feed import Event, Hub, Subscription, to_json
 from xml_pipeline.server.models import AgentState, ThreadStatus
+from xml_pipeline.server.problems import Problem
 from xml_pipeline.server.process_usage import ProcessUsage
-from xml_pipeline.server.pump import call, offered
+from xml_pipeline.server.pump import offered
+from xml_pipeline.server.pump_calls import call_inject, call_steering, said
 from xml_pipeline.server.refusals import key_used_differently, thread_killed, unknown_target
 from xml_pipeline.server.state import ServerState
 from xml_pipeline.server.view import Inject, Page, ThreadQuery, UsageStore
@@ -110,6 +113,7 @@ class StateView:
             raise unknown_target(inject.to)
         contract.check(inject.payload)
         thread_id = inject.thread_id or str(uuid4())
+        check_text(thread_id)
         self._refuse_killed(thread_id)
         accepted = _Accepted(_digest(inject), thread_id, str(uuid4()))
         self._remember(inject.key, accepted)
@@ -124,16 +128,17 @@ class StateView:
         if method is None:
             return
         try:
-            await call(
+            await call_inject(
                 method,
                 to=inject.to,
                 payload=dict(inject.payload),
                 thread_id=accepted.thread_id,
                 message_id=accepted.message_id,
             )
-        except BaseException:
+        except BaseException as error:
             if inject.key:
                 self._accepted.pop(inject.key, None)
+            self.state.note_not_taken(accepted.thread_id, inject.to, said(error))
             raise
 
     def _known(self, inject: Inject) -> _Accepted | None:
@@ -215,7 +220,10 @@ class StateView:
 
     async def reload(self) -> models.ReloadAnswer:
         """The pump's reload if it has one; what changed among its listeners is found by looking."""
-        told = await self._ask("reload")
+        try:
+            told = await self._ask("reload")
+        except (Problem, XmlPipelineError) as failure:
+            return models.ReloadAnswer(success=False, error=_reason(failure))
         added, removed, updated = self.state.sync_listeners()
         error = _told(told, "error")
         if _told(told, "success") is False or error is not None:
@@ -228,7 +236,7 @@ class StateView:
 
     async def _ask(self, what: str, *args: str) -> object:
         method = offered(self.state.pump, what)
-        return await call(method, *args) if method else None
+        return await call_steering(what, method, *args) if method else None
 
 
 def _answers(event: Event, thread_id: str) -> bool:
@@ -242,6 +250,10 @@ def _digest(inject: Inject) -> bytes:
     except ValueError:
         check_json(inject.payload)
         raise InvalidPayload([]) from None
+
+
+def _reason(error: Exception) -> str:
+    return said(error.__cause__ or error)
 
 
 def _told(told: object, key: str) -> object:
