@@ -19,7 +19,7 @@ from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.arguments import payload_of
 from xml_pipeline.terminal.client import DEFAULT_URL, ApiRefused, Client
-from xml_pipeline.terminal.new_organism import write_organism
+from xml_pipeline.terminal.new_organism import first_steps, write_organism
 
 if TYPE_CHECKING:
     from xml_pipeline.runtime import Runtime
@@ -227,21 +227,24 @@ def check(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Validate an organism.yaml: every fault with its line. Exits with 2 when there is one."""
-    from xml_pipeline.organism.load import load_organism
+    """Validate an organism.yaml: every fault and every doubt with its line. Exits with 2 when there is a fault."""
+    from xml_pipeline.organism.load import load_with_warnings
 
     path = _file(file)
     try:
-        organism = load_organism(path)
+        loaded = load_with_warnings(path)
     except InvalidOrganism as error:
         if not as_json:
             raise
-        faults = [{"place": fault.path, "message": fault.message} for fault in error.faults]
-        views.print_json(out, {"valid": False, "faults": faults})
+        views.print_json(out, {"valid": False, "faults": views.faults(error.faults)})
         raise typer.Exit(EXIT_INVALID) from error
+    organism = loaded.organism
     if as_json:
-        views.print_json(out, {"valid": True, "organism": organism.name, "listeners": list(organism.listeners)})
+        found = {"organism": organism.name, "listeners": list(organism.listeners)}
+        views.print_json(out, {"valid": True, **found, "warnings": views.faults(loaded.warnings)})
         return
+    for warning in loaded.warnings:
+        err.print(Text.assemble(f"{warning.path}: ", ("warning: ", "yellow"), warning.message), soft_wrap=True)
     listeners = views.count(len(organism.listeners), "listener")
     out.print(Text.assemble((f"{path} is valid", "green"), f"  {organism.name}, {listeners}"))
 
@@ -270,8 +273,9 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder 
     """Write a new organism that runs."""
     for path in write_organism(folder):
         out.print(Text.assemble(("wrote ", "dim"), str(path)), soft_wrap=True)
-    out.print(Text(f"\ncd {folder}\norganism up\n", style="bold"), soft_wrap=True)
-    out.print(Text("and then, elsewhere: organism inject greeter name=Dan --wait 30", style="dim"), soft_wrap=True)
+    run, then = first_steps(folder)
+    out.print(Text(f"\n{run}\n", style="bold"), soft_wrap=True)
+    out.print(Text.assemble(("and in another terminal: ", "dim"), then), soft_wrap=True)
 
 
 def _client() -> Client:

@@ -77,7 +77,7 @@ def test_an_answer_with_fields_shows_each() -> None:
 
 
 def test_nothing_yet_is_said() -> None:
-    assert _shown(views.threads_view({"threads": [], "total": 0})) == "no threads yet\n"
+    assert _shown(views.threads_view({"threads": [], "total": 0})) == "no threads\n"
 
 
 def test_a_part_of_a_list_says_so() -> None:

@@ -45,7 +45,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InvalidOrganism([Fault(str(path), "there is no such file")]) from None
+        message = "there is no such file; 'organism init DIR' writes a first one"
+        raise InvalidOrganism([Fault(str(path), message)]) from None
     except UnicodeDecodeError:
         raise InvalidOrganism([Fault(str(path), "the file is not UTF-8")]) from None
     except OSError as error:
@@ -56,7 +57,7 @@ def _parse(text: str, folder: Path, label: str) -> Loaded:
     document = Document(text, label)
     sections = read_sections(document)
     _check_names(document, sections.listeners)
-    names = frozenset(section.name for section in sections.listeners)
+    names = frozenset(section.name for section in sections.listeners if section.name)
     with fresh_imports(folder) as resolver:
         resolution = Resolution(document, resolver, names)
         found = [resolution.listener(section) for section in sections.listeners]

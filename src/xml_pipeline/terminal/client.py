@@ -60,7 +60,7 @@ class Client:
     def _call(self, method: str, path: str, **options: Any) -> Json:  # noqa: ANN401 what httpx takes
         try:
             response = self._http.request(method, path, **options)
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise Unavailable(f"{self._url} is no URL: set ORGANISM_URL to one like {DEFAULT_URL}") from error
         except httpx.HTTPError as error:
             raise Unavailable(
@@ -81,5 +81,5 @@ def _problem(response: httpx.Response) -> list[str]:
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         return [f"{response.status_code} {response.reason_phrase}"]
-    faults = problem.get("errors") or []
-    return [detail, *(f"  {fault.get('path')}: {fault.get('message')}" for fault in faults)]
+    faults = [(str(fault.get("path")), str(fault.get("message"))) for fault in problem.get("errors") or []]
+    return [detail, *(f"  {path}: {message}" for path, message in faults if message not in detail)]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from xml_pipeline.errors import InvalidInput
 
 _TEMPLATE = Path(__file__).parent / "template"
+_PROGRAM = "organism"
 _FILES = ("organism.yaml", "hello.py")
 
 
@@ -25,6 +29,20 @@ def write_organism(folder: Path) -> list[Path]:
     except OSError as error:
         raise InvalidInput(f"cannot write to {folder}: {error.strerror}") from error
     return targets
+
+
+def first_steps(folder: Path) -> tuple[str, str]:
+    """What to type to run the new organism, and to inject into it, with this program as the shell finds it."""
+    program = shlex.quote(_program())
+    return f"cd {shlex.quote(str(folder))}\n{program} up", f"{program} inject greeter name=Dan --wait 30"
+
+
+def _program() -> str:
+    """Its path, unless the shell finds it by its name."""
+    running = Path(sys.argv[0]).absolute()
+    found = shutil.which(_PROGRAM)
+    is_found = found is not None and Path(found).absolute() == running
+    return _PROGRAM if is_found or running.name != _PROGRAM else str(running)
 
 
 def _name(folder: Path) -> str:

@@ -12,6 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from xml_pipeline.errors import Fault
+
 Json = Mapping[str, Any]
 
 _STYLES = {
@@ -28,7 +30,10 @@ _STYLES = {
 
 def table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
     """An empty table with a rule under its head and nothing else; `numbers` are set to the right."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", header_style="dim")
+    made = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
+        title=title, title_justify="left", title_style="bold", header_style="dim",
+    )  # fmt: skip
     right = set(numbers)
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -37,12 +42,14 @@ def table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) 
 
 def threads_view(answer: Json) -> RenderableType:
     """The threads, and how many more there are."""
-    rows = table("thread", "status", "messages", "participants", "last activity", numbers=["messages"])
+    rows = table("thread", "status", "messages", "when", "participants", numbers=["messages"])
+    # Whatever else has to be folded on a narrow terminal, an id can be copied.
+    rows.columns[0].no_wrap = True
     for thread in answer["threads"]:
         participants = ", ".join(name for name in thread["participants"] if name != "api")
         rows.add_row(
-            thread["id"], _state(thread["status"]), f"{thread['messageCount']:,}", participants,
-            Text(ago(thread["lastActivity"]), style="dim"),
+            thread["id"], _state(thread["status"]), f"{thread['messageCount']:,}",
+            Text(ago(thread["lastActivity"]), style="dim"), participants,
         )  # fmt: skip
     return _page(rows, answer, "threads")
 
@@ -144,6 +151,11 @@ def ago(time: str | None, *, now: datetime | None = None) -> str:
     return f"{max(0, int(seconds))} s ago"
 
 
+def faults(found: Iterable[Fault]) -> list[Json]:
+    """Faults as JSON tells them."""
+    return [{"place": fault.path, "message": fault.message} for fault in found]
+
+
 def print_json(console: Console, answer: object) -> None:
     """Plain JSON: what programs read."""
     console.file.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
@@ -171,11 +183,11 @@ def _sums(sums: Json) -> tuple[str, ...]:
 
 def _page(rows: Table, answer: Json, things: str) -> RenderableType:
     if not answer["total"]:
-        return Text(f"no {things} yet", style="dim")
+        return Text(f"no {things}", style="dim")
     if answer["count"] == answer["total"]:
         return rows
     first = answer["offset"] + 1
-    more = f"  {first:,} to {answer['offset'] + answer['count']:,} of {answer['total']:,}: --limit, --offset"
+    more = f"\n{first:,} to {answer['offset'] + answer['count']:,} of {answer['total']:,}: --limit, --offset"
     return Group(rows, Text(more, style="dim"))
 
 

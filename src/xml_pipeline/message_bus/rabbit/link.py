@@ -238,7 +238,7 @@ class Link:
 
 def _place(url: str) -> str:
     parts = URL(url)
-    return f"{parts.host}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}{parts.path}"
+    return f"{parts.host}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}{parts.path.rstrip('/')}"
 
 
 def _reason(error: BrokerUnavailable) -> str:
