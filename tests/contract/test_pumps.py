@@ -23,7 +23,8 @@ from xml_pipeline.server.app import create_app
 from xml_pipeline.server.state import ServerState
 
 XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="odd.thing">
-<xs:complexType><xs:sequence><xs:element name="text" type="xs:string"/><xs:element name="count" type="xs:int" minOccurs="0"/>
+<xs:complexType><xs:sequence><xs:element name="text" type="xs:string"/>
+<xs:element name="count" type="xs:int" minOccurs="0"/>
 </xs:sequence></xs:complexType></xs:element></xs:schema>"""
 GREETING = {"to": "greeter", "payload": {"name": "Dan"}}
 

@@ -128,7 +128,9 @@ class WebSocketSuite:
             assert event["event"] == "error"
             assert ask(socket, cmd="subscribe", agents=["a"])["event"] == "subscribed"
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 50_000])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "null", "[" * 50_000, "x" * 300_000, '{"cmd": "' + "x" * 200_000 + '"}']
+    )
     def test_what_is_no_command(self, target: Target, text: str) -> None:
         with target.socket(threads=["none"]) as socket:
             socket.send_text(text)

@@ -39,7 +39,7 @@ def create_app(
     app.state.server_state = state
     app.state.view = view
     app.include_router(create_router(view))
-    app.include_router(create_websocket_router(view))
+    app.include_router(create_websocket_router(view, max_command_bytes=max_body_bytes))
     app.add_middleware(BodyLimit, limit=max_body_bytes)
     install_problem_handlers(app)
     install_openapi(app)

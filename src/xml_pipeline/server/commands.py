@@ -18,6 +18,8 @@ from xml_pipeline.server.view import Inject, OrganismView, Page, ThreadQuery
 log = structlog.get_logger(__name__)
 
 _THREADS_SHOWN = 100
+# How much of an unknown command is quoted, in characters.
+_SHOWN = 100
 _MESSAGE_FILTERS = ("agents", "threads", "payload_types")
 _ALL_FILTERS = (*_MESSAGE_FILTERS, "events")
 
@@ -34,10 +36,10 @@ class Obeying(Protocol):
         ...
 
 
-async def answer(commands: Obeying, text: str) -> Mapping[str, Any]:
-    """The answer to whatever a client sent; an `error` event for what cannot be done."""
+async def answer(commands: Obeying, text: str, limit: int) -> Mapping[str, Any]:
+    """The answer to whatever a client sent, `limit` bytes at most; an `error` event for what cannot be done."""
     try:
-        return await commands.obey(_parse(text))
+        return await commands.obey(_parse(text, limit))
     except BadCommand as error:
         return _error(str(error))
     except Problem as problem:
@@ -73,7 +75,7 @@ class AllCommands:
             case "inject":
                 return await self._inject(command)
             case other:
-                raise BadCommand(f"unknown command: {other!r}; there are subscribe and inject")
+                raise BadCommand(f"unknown command: {_named(other)}; there are subscribe and inject")
 
     async def _inject(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
@@ -104,7 +106,7 @@ class MessageCommands:
     async def obey(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """Carry out `subscribe`."""
         if command.get("cmd") != "subscribe":
-            raise BadCommand(f"unknown command: {command.get('cmd')!r}; there is subscribe")
+            raise BadCommand(f"unknown command: {_named(command.get('cmd'))}; there is subscribe")
         asked = command.get("filter")
         if asked is not None and not isinstance(asked, Mapping):
             raise BadCommand("filter is not an object")
@@ -113,7 +115,14 @@ class MessageCommands:
         return {"event": "subscribed", "filter": given}
 
 
-def _parse(text: str) -> Mapping[str, Any]:
+def _named(command: object) -> str:
+    text = repr(command)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _parse(text: str, limit: int) -> Mapping[str, Any]:
+    if len(text.encode("utf-8", "surrogatepass")) > limit:
+        raise BadCommand(f"the command is larger than {limit} bytes")
     try:
         command = json.loads(text)
     except (ValueError, RecursionError):

@@ -14,6 +14,8 @@ from xml_pipeline.errors import Unavailable
 
 _GRACE_SECONDS = 10
 _BACKLOG = 2048
+# A WebSocket command that is merely too large is answered; only past this many times the bound the line is cut.
+_FRAME_FACTOR = 8
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -43,7 +45,7 @@ class HttpServer:
             app,
             http="httptools",
             ws="websockets-sansio",
-            ws_max_size=max_message_bytes,
+            ws_max_size=_FRAME_FACTOR * max_message_bytes,
             # An event is the same bytes for every client; deflating it for each would cost more than all the rest.
             ws_per_message_deflate=False,
             lifespan="off",

@@ -36,21 +36,21 @@ class Commands(Protocol):
         ...
 
 
-def create_websocket_router(view: OrganismView) -> APIRouter:
-    """`/ws` and `/ws/messages`."""
+def create_websocket_router(view: OrganismView, *, max_command_bytes: int) -> APIRouter:
+    """`/ws` and `/ws/messages`; a longer command is answered by an error."""
     router = APIRouter()
 
     @router.websocket("/ws")
     async def everything(websocket: WebSocket) -> None:
         await websocket.accept()
         subscription = view.hub.subscribe(_whole)
-        await Connection(websocket, subscription, AllCommands(view, subscription)).serve(view)
+        await Connection(websocket, subscription, AllCommands(view, subscription), max_command_bytes).serve(view)
 
     @router.websocket("/ws/messages")
     async def messages(websocket: WebSocket) -> None:
         await websocket.accept()
         subscription = view.hub.subscribe(_message_only)
-        await Connection(websocket, subscription, MessageCommands(subscription)).serve(view)
+        await Connection(websocket, subscription, MessageCommands(subscription), max_command_bytes).serve(view)
 
     return router
 
@@ -66,10 +66,13 @@ def _message_only(event: Event) -> str | None:
 class Connection:
     """One client: a reader of its commands and a writer of its events; `_sending` keeps their words apart."""
 
-    def __init__(self, websocket: WebSocket, subscription: Subscription, commands: Commands) -> None:
+    def __init__(
+        self, websocket: WebSocket, subscription: Subscription, commands: Commands, max_command_bytes: int
+    ) -> None:
         self._websocket = websocket
         self._subscription = subscription
         self._commands = commands
+        self._limit = max_command_bytes
         self._sending = asyncio.Lock()
 
     async def serve(self, view: OrganismView) -> None:
@@ -110,7 +113,7 @@ class Connection:
             # Events from before a command reach the client before its answer, those that it causes after it.
             async with self._sending:
                 await self._send_events()
-                await self._send(await answer(self._commands, text))
+                await self._send(await answer(self._commands, text, self._limit))
 
     async def _incoming(self) -> AsyncIterator[str]:
         while True:
