@@ -43,10 +43,11 @@ async def run_worker(
 ) -> None:
     """Run handlers of `organism` until `stop` is set or a stop hint comes; then finish what runs.
 
-    Raises BrokerUnavailable and ChildFailed at the start; later it survives the loss of either.
+    Raises InvalidInput, BrokerUnavailable and ChildFailed at the start; later it survives the loss of either.
     """
     arm_failpoints()
     chosen = settings or WorkerSettings.from_environment(processes=processes)
+    chosen.require_known(organism.listeners)
     await Worker(bus, organism, chosen, instance).run(stop)
 
 

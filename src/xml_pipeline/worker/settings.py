@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from xml_pipeline.errors import InvalidInput
@@ -42,6 +42,13 @@ class WorkerSettings:
             grace=_number(environment, "ORGANISM_WORKER_GRACE", _GRACE),
             block_limit=_number(environment, "ORGANISM_WORKER_BLOCK_LIMIT", _BLOCK_LIMIT),
         )
+
+    def require_known(self, listeners: Collection[str]) -> None:
+        """Raises InvalidInput where one is to be served that the organism does not have."""
+        unknown = (self.listeners or frozenset()).difference(listeners)
+        if unknown:
+            known = ", ".join(listeners)
+            raise InvalidInput(f"ORGANISM_LISTENERS: no listener {', '.join(sorted(unknown))}; there are: {known}")
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:

@@ -28,3 +28,11 @@ def test_the_caller_wins() -> None:
 def test_a_wrong_number_is_told(text: str) -> None:
     with pytest.raises(InvalidInput, match="ORGANISM_WORKER_GRACE"):
         WorkerSettings.from_environment({"ORGANISM_WORKER_GRACE": text})
+
+
+def test_a_listener_that_is_not_there_is_named() -> None:
+    """A worker that serves nothing, for a slip of the pen, would look alive."""
+    settings = WorkerSettings.from_environment({"ORGANISM_LISTENERS": "greeter,shuoter"})
+    with pytest.raises(InvalidInput, match="no listener shuoter; there are: greeter, shouter"):
+        settings.require_known(["greeter", "shouter"])
+    WorkerSettings.from_environment({}).require_known(["greeter"])

@@ -12,7 +12,13 @@ from typing import Final, TypeVar
 import aiormq
 import structlog
 from aiormq.abc import AbstractChannel, AbstractConnection
-from aiormq.exceptions import AMQPChannelError, AMQPError, AuthenticationError, ProbableAuthenticationError
+from aiormq.exceptions import (
+    AMQPChannelError,
+    AMQPError,
+    AuthenticationError,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
 from yarl import URL
 
 from xml_pipeline.errors import BrokerUnavailable
@@ -244,6 +250,9 @@ def _place(url: str) -> str:
 def _reason(error: BrokerUnavailable) -> str:
     if isinstance(error.__cause__, AuthenticationError | ProbableAuthenticationError):
         return "refused the login"
+    if isinstance(error.__cause__, InvalidFrameError):
+        # What aiormq makes of a broker that closes instead of opening: it knows the user, but not where to.
+        return "refused the connection: it has no such virtual host, or not for this user"
     return f"does not answer: {error}"
 
 
