@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from xml_pipeline.message_bus.port import Bus
@@ -40,5 +41,8 @@ class Pipeline:
 
     async def _publish(self, routed: Routed) -> None:
         now = self._current.configured
-        self.note_later(await publish_released(self._bus, now, routed.fill.released))
-        await publish_events(self._bus, now, feed_events(routed))
+        sent, _ = await asyncio.gather(
+            publish_released(self._bus, now, routed.fill.released),
+            publish_events(self._bus, now, feed_events(routed)),
+        )
+        self.note_later(sent)

@@ -198,10 +198,11 @@ class RoutingTransaction:
         await self._fetch(sql.NOTE_SENT, [s.message_id for s in sent], [s.attempt for s in sent])
 
     async def _read_messages(self, ids: Sequence[UUID]) -> dict[UUID, MessageRow]:
-        return {row["id"]: MessageRow(**row) for row in await self._fetch(sql.READ_MESSAGES, ids)}
+        # By place, as in the statement: by name it takes five times as long.
+        return {row["id"]: MessageRow(*row.values()) for row in await self._fetch(sql.READ_MESSAGES, ids)}
 
     async def _read_calls(self, ids: Iterable[UUID]) -> dict[UUID, CallRow]:
-        return {row["id"]: CallRow(**row) for row in await self._fetch(sql.READ_CALLS, list(ids))}
+        return {row["id"]: CallRow(*row.values()) for row in await self._fetch(sql.READ_CALLS, list(ids))}
 
     async def _fetch(self, query: str, *columns: object) -> list[Mapping[str, Any]]:
         """Run a statement over arrays; with nothing in them there is nothing to do."""
