@@ -20,7 +20,7 @@ from sqlalchemy import text
 from tests.benchmarks.figures import Figure, per_second
 from tests.support.postgres import start_postgres
 from xml_pipeline.ledger import books
-from xml_pipeline.ledger.consumer import BATCH
+from xml_pipeline.ledger.consumer import BATCH, collect_rarely
 from xml_pipeline.ledger.intake import parse_ledger_message
 from xml_pipeline.llm.pricing import Prices
 from xml_pipeline.message_bus.messages import UsageEvent
@@ -69,6 +69,7 @@ async def figures(url: str, size: int = SIZE) -> list[Figure]:
     """The figure, with COPY of the same run beside it. `url` is a database with the current schema."""
     db = Database.connect(url, pool_size=1, max_overflow=0, application_name="bench", command_timeout=None)
     raw = await asyncpg.connect(url)
+    collect_rarely()
     chance = random.Random(1)
     booked, copied = [], []
     try:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
@@ -166,18 +167,124 @@ async def test_two_booked_at_the_same_time_from_different_threads_count_once(db:
     await check_books(db)
 
 
-async def retried(db: Database, batches: Sequence[Sequence[LedgerMessage]]) -> None:
+async def retried(db: Database, batches: Sequence[Sequence[LedgerMessage]]) -> list[Changes]:
     """All batches at once, each again after a conflict, as the service does."""
 
-    async def one(batch: Sequence[LedgerMessage]) -> None:
+    async def one(batch: Sequence[LedgerMessage]) -> Changes:
         while True:
             try:
-                await book(db, *batch)
+                return await book(db, *batch)
             except books.Conflict:
                 continue
-            return
 
-    await asyncio.gather(*(one(batch) for batch in batches))
+    return await asyncio.gather(*(one(batch) for batch in batches))
+
+
+async def granted(db: Database, *requests: HoldRequest, limit: int = LIMIT) -> list[datetime]:
+    """When each of these holds was granted."""
+    replies = (await book(db, *requests, limit=limit)).replies
+    return [at for position in range(len(requests)) if (at := replies[position].granted_at) is not None]
+
+
+async def test_an_event_settles_the_hold_that_it_names_and_tells_where(db: Database) -> None:
+    thread = uuid4()
+    message = await handled_message(db, thread, agent="planner")
+    request = ask(message, prompt=900, completion=100)
+    (at,) = await granted(db, request)
+    event = used(message, request.call_id, prompt=700, completion=60, at=at)
+    changes = await book(db, event)
+    (booking,) = changes.settled
+    assert (booking.call_id, booking.thread_id, booking.agent_id) == (request.call_id, thread, "planner")
+    assert (booking.latency_ms, booking.granted_at) == (Decimal("12.500"), at)
+    assert [(crossing.threshold, crossing.budget.spent) for crossing in changes.crossings] == [(75, 760)]
+    row = await numbers(db, "select message_id, kind, priced, prompt_tokens, completion_tokens, cost from usage_events")
+    assert row == (message, "measured", True, 700, 60, booking.cost)
+    assert await numbers(db, "select state from holds") == ("settled",)
+    again = await book(db, event)
+    assert (again.settled, again.crossings, again.moved, again.booked) == ([], [], {}, {})
+    await check_books(db)
+
+
+async def test_what_settles_grants_and_releases_shares_a_batch(db: Database) -> None:
+    """Holds are settled first: what they free can be granted in the same batch."""
+    message, other = await handled_message(db), await handled_message(db)
+    first, second, third = ask(message, prompt=900, completion=0), ask(other), ask(other)
+    at, twice, _ = await granted(db, first, second, third)
+    await book(db, used(other, second.call_id, at=twice))
+    asked, refused = ask(message, prompt=950, completion=0), ask(other, prompt=990)
+    changes = await book(
+        db,
+        HoldRelease(call_id=third.call_id),
+        refused,
+        used(other, second.call_id, at=twice),
+        asked,
+        used(message, first.call_id, prompt=10, completion=0, at=at),
+    )
+    assert {position: reply.state for position, reply in changes.replies.items()} == {1: "denied", 3: "granted"}
+    assert (len(changes.settled), list(changes.moved)) == (1, [third.call_id])
+    assert await numbers(db, "select count(*) from usage_events") == (2,)
+    await check_books(db)
+
+
+async def test_messages_of_one_call_are_taken_in_their_order(db: Database) -> None:
+    message = await handled_message(db)
+    request = ask(message)
+    (at,) = await granted(db, request)
+    event = used(message, request.call_id, at=at)
+    changes = await book(db, request, event, request, event)
+    assert [changes.replies[position].state for position in (0, 2)] == ["granted", "denied"]
+    assert await numbers(db, "select count(*) from usage_events") == (1,)
+    await check_books(db)
+
+
+@pytest.mark.parametrize("odd", ["without hold", "expired", "unknown"])
+async def test_one_unusual_event_does_not_change_what_the_others_do(db: Database, odd: str) -> None:
+    message = await handled_message(db)
+    usual, overdue = ask(message), ask(message)
+    at, late = await granted(db, usual, overdue)
+    async with db.begin() as connection:
+        await connection.execute(
+            text("update holds set expires_at = now() - interval '1 second' where call_id = :id"),
+            {"id": overdue.call_id},
+        )
+    await books.sweep(db, pricing=PRICING)
+    unusual = {
+        "without hold": used(message, uuid4()),
+        "expired": used(message, overdue.call_id, at=late),
+        "unknown": used(uuid4(), uuid4()),
+    }[odd]
+    changes = await book(db, unusual, used(message, usual.call_id, at=at))
+    assert [position for position, _ in changes.refused] == ([0] if odd == "unknown" else [])
+    assert await numbers(db, "select count(*) from usage_events where kind = 'measured'") == (1 + (odd != "unknown"),)
+    await check_books(db)
+
+
+async def test_the_statement_and_the_decisions_book_the_same(db: Database) -> None:
+    """An event whose time is not the hold's is decided; the hold's time counts for both."""
+    chance = random.Random(3)
+    sums = []
+    for off in (timedelta(), timedelta(microseconds=1)):
+        chance.seed(3)
+        thread = uuid4()
+        message = await handled_message(db, thread)
+        requests = [ask(message, prompt=chance.randrange(100), completion=chance.randrange(100)) for _ in range(50)]
+        times = await granted(db, *requests, limit=10_000)
+        events = [
+            used(message, request.call_id, prompt=chance.randrange(150), completion=chance.randrange(90), at=at + off)
+            for request, at in zip(requests, times, strict=True)
+        ]
+        changes = await book(db, *events)
+        assert len(changes.settled or changes.booked) == 50
+        assert bool(changes.settled) == (off == timedelta())
+        crossed = [crossing.threshold for crossing in changes.crossings]
+        of_thread = """
+            select held, b.prompt_tokens, b.completion_tokens, count(*), sum(cost), sum(latency_ms), min(kind)
+            from budgets b join usage_events u using (thread_id) where thread_id = :id group by thread_id
+        """
+        sums.append((crossed, await numbers(db, of_thread, id=thread)))
+    assert sums[0] == sums[1]
+    assert await numbers(db, "select count(*) from holds join usage_events using (call_id, granted_at)") == (100,)
+    await check_books(db)
 
 
 async def test_random_batches_from_many_services_keep_the_books(db: Database) -> None:
@@ -189,6 +296,7 @@ async def test_random_batches_from_many_services_keep_the_books(db: Database) ->
         for slot, agent in enumerate(("planner", "writer"))
     ]
     calls: list[tuple[UUID, UUID]] = []
+    times: dict[UUID, datetime] = {}
 
     def step() -> LedgerMessage:
         kind = chance.random()
@@ -198,12 +306,14 @@ async def test_random_batches_from_many_services_keep_the_books(db: Database) ->
             return request
         message, call = chance.choice(calls)
         if kind < 0.85:
-            return used(message, call, prompt=chance.randrange(200), completion=chance.randrange(100))
+            tokens = {"prompt": chance.randrange(200), "completion": chance.randrange(100)}
+            return used(message, call, at=times.get(call), **tokens)
         return ask(message, call=call) if kind < 0.9 else HoldRelease(call_id=call)
 
     async def service() -> None:
         for _ in range(25):
-            await retried(db, [[step() for _ in range(chance.randrange(1, 20))]])
+            (changes,) = await retried(db, [[step() for _ in range(chance.randrange(1, 20))]])
+            times.update((reply.call_id, reply.granted_at) for reply in changes.replies.values() if reply.granted_at)
             await books.sweep(db, pricing=PRICING)
 
     async def clock() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,10 +13,19 @@ from xml_pipeline.failpoints import failpoint
 from xml_pipeline.ledger.decisions import Pricing, decide, expire
 from xml_pipeline.ledger.intake import LedgerMessage
 from xml_pipeline.ledger.model import Changes, Situation
+from xml_pipeline.ledger.settling import (
+    LOWEST_THRESHOLD,
+    lone_events,
+    measure,
+    positions_left,
+    settled_changes,
+    with_decided,
+)
 from xml_pipeline.message_bus.messages import HoldRequest, UsageEvent
 from xml_pipeline.storage import ledger as rows
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState
+from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Measured
+from xml_pipeline.storage.ledger_settle import lock_budgets_of, settle_holds
 from xml_pipeline.storage.organism_state import read_state
 
 SWEEP_LIMIT = 500
@@ -27,12 +37,69 @@ class Conflict(XmlPipelineError):
     code = "ledger-conflict"
 
 
+class _Unusual(XmlPipelineError):
+    """The batch books more than held holds. Rollups are locked last, so it has to be decided as a whole."""
+
+    code = "ledger-unusual"
+
+
 async def book(db: Database, messages: Sequence[LedgerMessage], *, max_tokens: int, pricing: Pricing) -> Changes:
     """Do what a batch asks, in one transaction, and return what changed once it is committed.
 
     Threads seen for the first time get a budget of `max_tokens`. Raises DatabaseUnavailable, Conflict, and the driver's
     errors for deadlocks and for data that the database refuses; nothing is changed then.
     """
+    events = lone_events(messages)
+    if events:
+        with suppress(_Unusual):
+            return await _settle(db, messages, [measure(event, pricing) for event in events], max_tokens, pricing)
+    return await _decide(db, messages, max_tokens, pricing)
+
+
+async def _settle(
+    db: Database, messages: Sequence[LedgerMessage], measured: list[Measured], max_tokens: int, pricing: Pricing
+) -> Changes:
+    """The usual batch: most of it settles holds, which takes one statement. What is left may grant and release."""
+    async with db.begin() as connection:
+        asked = {message.message_id for message in messages if isinstance(message, HoldRequest)}
+        handled = await rows.read_handled(connection, asked)
+        threads = {known.thread_id for known in handled.values()}
+        await rows.add_budgets(connection, threads, max_tokens)
+        locked = await lock_budgets_of(connection, [message.call_id for message in messages], threads)
+        settlement = await settle_holds(connection, measured, percent=LOWEST_THRESHOLD)
+        _require_locked({row.thread_id for row in settlement.settled}, locked)
+        changes = settled_changes(measured, settlement)
+        left = positions_left(messages, changes.settled)
+        if left:
+            decided = await _decide_left(connection, [messages[at] for at in left], locked, handled, pricing)
+            changes = with_decided(changes, decided, left)
+        failpoint("usage.before-commit")
+        return changes
+
+
+async def _decide_left(
+    connection: AsyncConnection,
+    messages: Sequence[LedgerMessage],
+    locked: set[UUID],
+    handled: Mapping[UUID, Handled],
+    pricing: Pricing,
+) -> Changes:
+    calls = list({message.call_id for message in messages})
+    held = await rows.threads_of_calls(connection, calls)
+    threads = {known.thread_id for known in handled.values()}.union(held.values())
+    _require_locked(threads, locked)
+    changes = decide(await _locked(connection, threads, calls, handled), messages, pricing)
+    if changes.rollups or changes.refused:
+        raise _Unusual("usage without a held hold")
+    return await _write(connection, changes)
+
+
+def _require_locked(threads: set[UUID], locked: set[UUID]) -> None:
+    if not threads <= locked:
+        raise Conflict("a call of this batch was given a hold by another service")
+
+
+async def _decide(db: Database, messages: Sequence[LedgerMessage], max_tokens: int, pricing: Pricing) -> Changes:
     async with db.begin() as connection:
         situation = await _situation(connection, messages, max_tokens)
         changes = await _write(connection, decide(situation, messages, pricing))

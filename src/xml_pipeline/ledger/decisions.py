@@ -160,7 +160,7 @@ class _Batch:
         if state is HoldState.EXPIRED:
             self._take_back(self._bookings[hold.call_id])
         self._move_hold(hold, HoldState.SETTLED)
-        measured = self._measured(event, hold.thread_id, hold.agent_id, hold.period, hold.granted_at)
+        measured = self._measured(event, hold.message_id, hold.thread_id, hold.agent_id, hold.period, hold.granted_at)
         self._book(measured, freed=hold.size if state is HoldState.HELD else 0)
 
     def _book_without_hold(self, position: int, event: UsageEvent) -> None:
@@ -173,22 +173,29 @@ class _Batch:
         started = self._situation.period_started_at
         late = started is not None and granted_at < started
         period = self._situation.period - 1 if late else self._situation.period
-        self._book(self._measured(event, handled.thread_id, handled.agent_id, period, granted_at))
+        where = (handled.message_id, handled.thread_id, handled.agent_id)
+        self._book(self._measured(event, *where, period, granted_at))
 
     def _measured(
-        self, event: UsageEvent, thread_id: UUID, agent_id: str, period: int, granted_at: datetime
+        self,
+        event: UsageEvent,
+        message_id: UUID,
+        thread_id: UUID,
+        agent_id: str,
+        period: int,
+        granted_at: datetime,
     ) -> Booking:
         cost = self._pricing(event.provider, event.model, event.prompt_tokens, event.completion_tokens, granted_at)
         return Booking(
             call_id=event.call_id,
-            message_id=event.message_id,
+            message_id=message_id,
             thread_id=thread_id,
             agent_id=agent_id,
             model=event.model,
             provider=event.provider,
             prompt_tokens=event.prompt_tokens,
             completion_tokens=event.completion_tokens,
-            latency_ms=_milliseconds(event.latency_ms),
+            latency_ms=milliseconds(event.latency_ms),
             cost=cost.amount,
             priced=cost.priced,
             kind=Kind.MEASURED,
@@ -255,18 +262,20 @@ def _denied(request: HoldRequest, budget: Budget, asked: int) -> HoldReply:
 
 def _crossings(situation: Situation, budgets: Iterable[Budget]) -> Iterable[Crossing]:
     for budget in budgets:
-        before = situation.budgets[budget.thread_id].spent
-        if budget.spent <= before:
-            continue
-        for threshold in THRESHOLDS:
-            if before * 100 < threshold * budget.max_tokens <= budget.spent * 100:
-                yield Crossing(budget, threshold)
+        yield from crossings(situation.budgets[budget.thread_id].spent, budget)
+
+
+def crossings(before: int, budget: Budget) -> Iterable[Crossing]:
+    """The thresholds between what was spent before, and what is spent now."""
+    for threshold in THRESHOLDS:
+        if before * 100 < threshold * budget.max_tokens <= budget.spent * 100:
+            yield Crossing(budget, threshold)
 
 
 def _hour(time: datetime) -> datetime:
     return time.replace(minute=0, second=0, microsecond=0)
 
 
-def _milliseconds(latency: float) -> Decimal:
+def milliseconds(latency: float) -> Decimal:
     """Three places, exact: so that taking a booking back leaves nothing behind."""
     return Decimal(round(latency * 1000)).scaleb(-3)

@@ -19,8 +19,8 @@ def frame(changes: Changes) -> EventFrame | None:
 
 
 def _usage_events(changes: Changes) -> Iterator[dict[str, Any]]:
-    for bookings in (changes.booked, changes.corrected):
-        yield from map(_usage_event, bookings.values())
+    for bookings in (changes.settled, changes.booked.values(), changes.corrected.values()):
+        yield from map(_usage_event, bookings)
 
 
 def _usage_event(booking: Booking) -> dict[str, Any]:

@@ -12,6 +12,9 @@ MAX_TOKENS = 2**31 - 1
 MAX_LIFETIME = 24 * 3600.0
 MAX_LATENCY_MS = 7 * 24 * 3600 * 1000.0
 _MAX_NAME = 500
+# How an event begins that our own workers wrote; the choice among kinds takes a third of the parser's time.
+_USAGE = b'{"kind":"usage"'
+_PARSE_USAGE = UsageEvent.__pydantic_validator__.validate_json
 
 LedgerMessage = HoldRequest | UsageEvent | HoldRelease
 
@@ -19,7 +22,7 @@ LedgerMessage = HoldRequest | UsageEvent | HoldRelease
 def parse_ledger_message(body: bytes) -> LedgerMessage:
     """The message in `body`. Raises InvalidPayload."""
     try:
-        message = ledger_message.validate_json(body)
+        message = _parse(body)
     except ValidationError as error:
         raise InvalidPayload(
             [Fault(".".join(map(str, fault["loc"])) or "body", fault["msg"]) for fault in error.errors()]
@@ -27,6 +30,13 @@ def parse_ledger_message(body: bytes) -> LedgerMessage:
     if not _is_storable(message):
         raise InvalidPayload([Fault(message.kind, "a number or a name is out of range")])
     return message
+
+
+def _parse(body: bytes) -> LedgerMessage:
+    if body.startswith(_USAGE):
+        event: UsageEvent = _PARSE_USAGE(body)
+        return event
+    return ledger_message.validate_json(body)
 
 
 def _is_storable(message: LedgerMessage) -> bool:

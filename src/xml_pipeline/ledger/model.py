@@ -34,9 +34,13 @@ class Crossing:
 
 @dataclass(slots=True)
 class Changes:
-    """What a batch does: replies by the position of their request in the batch, everything else in its last state."""
+    """What a batch does: replies by the position of their request in the batch, everything else in its last state.
+
+    `settled` are the bookings of holds that were settled without a decision; they are in no other field.
+    """
 
     replies: dict[int, HoldReply] = field(default_factory=dict)
+    settled: list[Booking] = field(default_factory=list)
     granted: dict[UUID, Hold] = field(default_factory=dict)
     moved: dict[UUID, HoldState] = field(default_factory=dict)
     booked: dict[UUID, Booking] = field(default_factory=dict)

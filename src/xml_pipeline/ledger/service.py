@@ -11,7 +11,7 @@ import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable, InvalidOrganism
 from xml_pipeline.failpoints import arm_failpoints
-from xml_pipeline.ledger.consumer import Bookkeeper
+from xml_pipeline.ledger.consumer import Bookkeeper, collect_rarely
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
@@ -25,7 +25,7 @@ from xml_pipeline.storage.schema import require_current_schema
 
 log = structlog.get_logger(__name__)
 
-PREFETCH = 2000
+PREFETCH = 8000
 _INTERVAL = 1.0
 # Calls that are under way when the whole organism stops are still settled, at most this long, in seconds.
 DRAIN_LIMIT = 8.0
@@ -38,6 +38,7 @@ async def run_usage(bus: Bus, db: Database, organism: Organism, *, stop: asyncio
     Raises DatabaseUnavailable, SchemaOutdated and BrokerUnavailable at the start; afterwards it waits for what is gone.
     """
     arm_failpoints()
+    collect_rarely()
     await require_current_schema(db)
     await bus.declare(organism_topology(organism.name, organism.listeners))
     async with db.begin() as connection:

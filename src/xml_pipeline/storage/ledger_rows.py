@@ -70,8 +70,7 @@ class Kind(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(NamedTuple):
     """The one row of one call."""
 
     call_id: UUID
@@ -127,3 +126,34 @@ class Sums:
         self.completion_tokens += sign * booking.completion_tokens
         self.latency_ms += sign * booking.latency_ms
         self.cost += sign * booking.cost
+
+
+class Measured(NamedTuple):
+    """What a usage event says, with its cost."""
+
+    call_id: UUID
+    model: str
+    provider: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: Decimal
+    cost: Decimal
+    priced: bool
+    granted_at: datetime
+
+
+class Settled(NamedTuple):
+    """A hold that was settled: the place of its event, from 0, and what the event is booked under."""
+
+    place: int
+    message_id: UUID
+    thread_id: UUID
+    agent_id: str
+    period: int
+
+
+class Settlement(NamedTuple):
+    """What was settled; and those budgets whose use has reached the percentage asked for, with what was added."""
+
+    settled: list[Settled]
+    budgets: list[tuple[Budget, int]]

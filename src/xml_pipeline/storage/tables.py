@@ -242,7 +242,6 @@ holds = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     CheckConstraint("state in ('held','settled','released','expired')", name="state"),
     Index("ix_holds_expires_at", "expires_at", postgresql_where=text("state = 'held'")),
-    Index("ix_holds_thread_id", "thread_id"),
 )
 
 usage_events = Table(

@@ -288,7 +288,6 @@ def _holds() -> None:
         sa.PrimaryKeyConstraint("call_id", name="pk_holds"),
     )
     op.create_index("ix_holds_expires_at", "holds", ["expires_at"], postgresql_where=sa.text("state = 'held'"))
-    op.create_index("ix_holds_thread_id", "holds", ["thread_id"])
 
 
 def _usage_events() -> None:
