@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from xml_pipeline.storage.ledger_rows import Budget, Measured, Settled, Settlement
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 _LOCK = text(
     """
@@ -68,8 +67,8 @@ _SETTLE = text(
     ), rolled as (
         insert into usage_rollups (period, hour, agent_id, model, provider, requests, prompt_tokens, completion_tokens,
             latency_ms, cost)
-        select period, date_trunc('hour', granted_at, 'UTC') as hour, agent_id, model, provider, count(*),
-            sum(prompt_tokens), sum(completion_tokens), sum(latency_ms), sum(cost)
+        select period, date_bin('1 hour', granted_at, timestamptz '2000-01-01 00:00:00+00') as hour, agent_id, model,
+            provider, count(*), sum(prompt_tokens), sum(completion_tokens), sum(latency_ms), sum(cost)
         from settled group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5
         on conflict (period, hour, agent_id, model, provider) do update set
             requests = usage_rollups.requests + excluded.requests,
@@ -112,11 +111,11 @@ async def settle_holds(connection: AsyncConnection, measured: Sequence[Measured]
             "latency_ms": _array(latencies),
             "cost": _array(costs),
             "priced": _array(priced),
-            "granted": _array((time - _EPOCH) // _MICROSECOND for time in granted),
+            "granted": _array([_microseconds(time - _EPOCH) for time in granted]),
             "percent": percent,
         },
     )
-    return _settlement(rows)
+    return _settlement(rows.all())
 
 
 def _settlement(rows: Iterable[Sequence[Any]]) -> Settlement:
@@ -130,8 +129,12 @@ def _settlement(rows: Iterable[Sequence[Any]]) -> Settlement:
     return Settlement(settled, budgets)
 
 
+def _microseconds(delta: timedelta) -> int:
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
 def _uuids(ids: Iterable[UUID]) -> str:
-    return _array(id_.hex for id_ in ids)
+    return _array([id_.hex for id_ in ids])
 
 
 def _array(values: Iterable[object]) -> str:

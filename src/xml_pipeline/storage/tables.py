@@ -213,6 +213,9 @@ audit_log = Table(
 )
 
 # available + held + spent = max_tokens, always; spent = prompt_tokens + completion_tokens.
+# A row that every batch updates stays on its page, and its indexes are left alone.
+_ROOM_FOR_UPDATES = {"fillfactor": "50"}
+
 budgets = Table(
     "budgets",
     metadata,
@@ -223,6 +226,7 @@ budgets = Table(
     Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("held >= 0", name="held"),
     _now(),
+    postgresql_with=_ROOM_FOR_UPDATES,
 )
 
 holds = Table(
@@ -279,4 +283,5 @@ usage_rollups = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("latency_ms", Numeric, nullable=False),
     Column("cost", Numeric, nullable=False),
+    postgresql_with=_ROOM_FOR_UPDATES,
 )

@@ -12,6 +12,8 @@ branch_labels = None
 depends_on = None
 
 TIME = sa.DateTime(timezone=True)
+# A row that every batch updates stays on its page, and its indexes are left alone.
+ROOM_FOR_UPDATES = {"fillfactor": "50"}
 _TABLES = (
     "threads",
     "inbox",
@@ -266,6 +268,7 @@ def _budgets() -> None:
         _created_at(),
         sa.CheckConstraint("held >= 0", name=op.f("ck_budgets_held")),
         sa.PrimaryKeyConstraint("thread_id", name="pk_budgets"),
+        postgresql_with=ROOM_FOR_UPDATES,
     )
 
 
@@ -328,4 +331,5 @@ def _usage_rollups() -> None:
         sa.Column("latency_ms", sa.Numeric(), nullable=False),
         sa.Column("cost", sa.Numeric(), nullable=False),
         sa.PrimaryKeyConstraint("period", "hour", "agent_id", "model", "provider", name="pk_usage_rollups"),
+        postgresql_with=ROOM_FOR_UPDATES,
     )
