@@ -142,7 +142,7 @@ async def test_closing_leaves_nothing_behind(amqp_url: str, organism_name: str, 
 
 async def test_a_broker_that_is_not_there_is_one_clear_line(amqp_url: str) -> None:
     port = free_port()
-    with pytest.raises(BrokerUnavailable, match=f"RabbitMQ at 127.0.0.1:{port}/ does not answer") as nobody:
+    with pytest.raises(BrokerUnavailable, match=f"RabbitMQ at 127.0.0.1:{port} does not answer") as nobody:
         await connect_bus(f"amqp://guest:secret@127.0.0.1:{port}/", name="test")
     with pytest.raises(BrokerUnavailable, match="refused the login") as refused:
         await connect_bus(amqp_url.replace("guest:guest", "guest:secret"), name="test")

@@ -91,6 +91,8 @@ async def test_a_schema_that_this_version_does_not_know_is_refused(database: Dat
         await connection.execute(text("update alembic_version set version_num = 'from-the-future'"))
     with pytest.raises(SchemaOutdated, match="newer than this program"):
         await require_current_schema(database)
+    with pytest.raises(SchemaOutdated, match="newer than this program"):
+        await migrate_database(empty_database_url)
 
 
 async def test_the_one_row_of_the_organism_is_there(database: Database, empty_database_url: str) -> None:

@@ -21,7 +21,7 @@ _MIGRATION_LOCK = 0x786D_6C70
 def migrate(url: str) -> None:
     """Bring the database to this version's schema; safe to run twice, and at the same time elsewhere.
 
-    For callers outside an event loop. Raises DatabaseUnavailable.
+    For callers outside an event loop. Raises DatabaseUnavailable, and SchemaOutdated for a schema of a newer version.
     """
     asyncio.run(migrate_database(url))
 
@@ -32,6 +32,9 @@ async def migrate_database(url: str, *, revision: str = "head") -> None:
     try:
         async with database.begin() as connection:
             await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            found = await connection.run_sync(_found_revisions)
+            if not found <= _known_revisions():
+                raise SchemaOutdated(_what_to_do(database.place, found))
             await connection.run_sync(_move_to, revision)
     finally:
         await database.close()
@@ -54,7 +57,7 @@ def current_revision() -> str | None:
 def _what_to_do(place: str, found: set[str]) -> str:
     if not found:
         return f"the database at {place} has no tables yet: run 'organism migrate'"
-    if found <= {script.revision for script in _scripts().walk_revisions()}:
+    if found <= _known_revisions():
         return f"the schema of the database at {place} is old: run 'organism migrate'"
     return f"the schema of the database at {place} is newer than this program: run a newer version"
 
@@ -72,6 +75,10 @@ def _found_revisions(connection: Connection) -> set[str]:
     if not inspect(connection).has_table("alembic_version"):
         return set()
     return set(connection.execute(text("select version_num from alembic_version")).scalars())
+
+
+def _known_revisions() -> set[str]:
+    return {script.revision for script in _scripts().walk_revisions()}
 
 
 def _config() -> Config:
