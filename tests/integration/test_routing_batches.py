@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.support import routing as given
+from xml_pipeline.envelope.model import Outcome, Turn
 from xml_pipeline.routing.batch import Batches
 from xml_pipeline.routing.current import Configured, Current
 from xml_pipeline.routing.items import Inject, Item, TurnReport
@@ -19,6 +20,7 @@ from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.routing_rows import Sent
 
 ORGANISM = given.organism(given.listener("ann", peers=("tool",)), given.listener("tool", agent=False))
+CURRENT = Current(Configured(ORGANISM, 1, given.TagCheck()))
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def batches(db: Database) -> Batches:
-    return Batches(db, Current(Configured(ORGANISM, 1, given.TagCheck())))
+    return Batches(db, CURRENT)
 
 
 async def _accept(db: Database, count: int) -> list[UUID]:
@@ -89,13 +91,24 @@ async def test_an_inject_that_cannot_be_routed_ends_its_thread(db: Database, bat
     assert await _rows(db, "select count(*) from inbox where taken_at is null") == [(0,)]
 
 
-async def test_confirms_are_noted_by_a_later_batch(db: Database, batches: Batches) -> None:
+async def test_confirms_are_noted_by_a_later_batch(db: Database) -> None:
+    batches = Batches(db, CURRENT, confirm_wait=0.0)
     first, second = await _accept(db, 2)
     await batches.run([Inject(first)])
     batches.note_later([Sent(first, 1), Sent(uuid4(), 1)])
     await batches.run([Inject(second)])
     assert not batches.has_unnoted
     assert await _rows(db, "select id from messages where confirmed") == [(first,)]
+
+
+async def test_a_confirm_is_forgotten_when_the_turn_has_come(db: Database) -> None:
+    batches = Batches(db, CURRENT, confirm_wait=float("inf"))
+    first, second = await _accept(db, 2)
+    await batches.run([Inject(first), Inject(second)])
+    batches.note_later([Sent(first, 1), Sent(second, 1)])
+    await batches.run([TurnReport(Turn(uuid4(), first, 1, Outcome.OK, (), None, 1))])
+    await batches.note_sent()
+    assert await _rows(db, "select id from messages where confirmed") == [(second,)]
 
 
 async def test_a_confirm_of_an_earlier_attempt_says_nothing(db: Database, batches: Batches) -> None:

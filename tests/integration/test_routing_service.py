@@ -383,8 +383,9 @@ async def _consume(play: Stage, listener: str) -> Consumer | None:
     return await play.bus.consume(name, prefetch=1) if await play.bus.depth(name) is not None else None
 
 
-async def test_its_connections_may_be_cut_at_any_time(database_url: str) -> None:
+async def test_its_connections_may_be_cut_at_any_time_after_its_start(database_url: str) -> None:
     async with stage(database_url, _organism()) as play:
+        await until(lambda: play.rows("select 1 from listeners"))
         ids = []
         for _ in range(10):
             ids.append(await play.inject("ann"))

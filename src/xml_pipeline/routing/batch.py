@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
-from uuid import uuid4
+import time
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
+from operator import itemgetter
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -32,15 +35,20 @@ _MOST_CONFLICTS = 20
 _CONFLICT_WAIT = 0.005
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 2.0
+# Seconds that a confirm waits before it is noted. A message whose turn came by then is closed: nothing is to be noted.
+# Far less than the sweep's patience with what is not confirmed.
+_CONFIRM_WAIT = 0.25
 
 
 class Batches:
     """Runs batches of one router to their end, however long the database is gone."""
 
-    def __init__(self, db: Database, current: Current) -> None:
+    def __init__(self, db: Database, current: Current, *, confirm_wait: float = _CONFIRM_WAIT) -> None:
+        """`confirm_wait`: seconds that a confirm is not noted, in case that its message's turn comes by then."""
         self._db = db
         self._current = current
-        self._sent: list[Sent] = []
+        self._confirm_wait = confirm_wait
+        self._sent: list[tuple[float, Sent]] = []
 
     @property
     def has_unnoted(self) -> bool:
@@ -48,8 +56,9 @@ class Batches:
         return bool(self._sent)
 
     def note_later(self, sent: Sequence[Sent]) -> None:
-        """The broker has confirmed these; the next transaction writes it down."""
-        self._sent.extend(sent)
+        """The broker has confirmed these; a later transaction writes it down, unless their turns have come."""
+        now = time.monotonic()
+        self._sent.extend((now, one) for one in sent)
 
     async def run(self, items: Sequence[Item]) -> list[Routed]:
         """Route the items; more than one transaction only where an item had to be set apart.
@@ -71,12 +80,12 @@ class Batches:
 
     async def note_sent(self) -> None:
         """Write confirms down now. Raises DatabaseUnavailable."""
-        sent = self._take_sent()
+        confirms = self._take_sent(waited=0.0)
         try:
             async with self._db.begin() as connection, routing_transaction(connection) as store:
-                await store.note_sent(sent)
+                await store.note_sent([sent for _, sent in confirms])
         except BaseException:
-            self._sent.extend(sent)
+            self._sent = confirms + self._sent
             raise
 
     async def fill(self) -> Fill:
@@ -97,15 +106,16 @@ class Batches:
 
     async def _transaction(self, items: Sequence[Item]) -> Routed:
         now = self._current.configured
-        sent = self._take_sent()
+        confirms = self._take_sent(waited=self._confirm_wait)
         try:
             async with self._db.begin() as connection, routing_transaction(connection) as store:
-                routed = await route(store, items, now.organism, now.check, sent)
+                routed = await route(store, items, now.organism, now.check, [sent for _, sent in confirms])
                 failpoint("router.before-commit")
         except BaseException:
-            self._sent.extend(sent)
+            self._sent = confirms + self._sent
             raise
         failpoint("router.after-commit")
+        self._forget({closing.message_id for closing in routed.decision.changes.closings})
         _log_notes(routed.decision.notes)
         return routed
 
@@ -121,9 +131,15 @@ class Batches:
         junk = _as_junk(culprit, error)
         return [] if junk is None else await self.run([junk])
 
-    def _take_sent(self) -> list[Sent]:
-        sent, self._sent = self._sent, []
-        return sent
+    def _take_sent(self, *, waited: float) -> list[tuple[float, Sent]]:
+        """The confirms that have waited so long; they come in the order of their times."""
+        limit = time.monotonic() - waited
+        count = bisect_right(self._sent, limit, key=itemgetter(0))
+        taken, self._sent = self._sent[:count], self._sent[count:]
+        return taken
+
+    def _forget(self, closed: Collection[UUID]) -> None:
+        self._sent = [(at, sent) for at, sent in self._sent if sent.message_id not in closed]
 
 
 def _is_to_blame(error: Exception, conflicts: int) -> bool:
