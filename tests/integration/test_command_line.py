@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,17 @@ def test_check_names_every_fault_with_its_line(tmp_path: Path) -> None:
     assert faults["valid"] is False
     started = organism("up", "--file", str(file))
     assert (started.returncode, "Traceback" in started.stderr) == (2, False)
+
+
+def test_check_tells_what_is_likely_not_meant(tmp_path: Path) -> None:
+    organism("init", str(tmp_path))
+    file, handlers = tmp_path / "organism.yaml", tmp_path / "hello.py"
+    handlers.write_text(handlers.read_text().replace("payload: Greeting | Shouted", "payload: Greeting"))
+    done = organism("check", str(file))
+    assert (done.returncode, "is valid" in done.stdout) == (0, True)
+    assert re.search(r"organism.yaml:\d+: warning: .*Shouted", done.stderr)
+    told = json.loads(organism("check", str(file), "--json").stdout)
+    assert (told["valid"], len(told["warnings"])) == (True, 1)
 
 
 def test_no_organism_answers(tmp_path: Path) -> None:

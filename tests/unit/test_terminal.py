@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from rich.console import Console, RenderableType
@@ -13,13 +15,13 @@ from rich.console import Console, RenderableType
 from xml_pipeline.errors import InvalidInput
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.arguments import payload_of
-from xml_pipeline.terminal.new_organism import write_organism
+from xml_pipeline.terminal.new_organism import first_steps, write_organism
 
 ROOT = Path(__file__).parents[2]
 
 
-def _shown(view: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=140, highlight=False)
+def _shown(view: RenderableType, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
     console.print(view)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -104,3 +106,26 @@ def test_a_new_organism_is_the_first_example(name: str, tmp_path: Path) -> None:
     write_organism(tmp_path / "hello-world")
     example = ROOT / "examples" / "hello-world" / name
     assert (tmp_path / "hello-world" / name).read_text() == example.read_text()
+
+
+def test_an_id_can_be_copied_from_a_narrow_terminal() -> None:
+    id_ = str(UUID(int=7))
+    thread = {
+        "id": id_,
+        "status": "completed",
+        "messageCount": 1234,
+        "lastActivity": None,
+        "participants": ["api", "greeter", "shouter", "somebody-with-a-long-name"],
+    }
+    shown = _shown(views.threads_view({"threads": [thread], "count": 1, "total": 1}), width=70)
+    assert id_ in shown
+
+
+def test_the_first_steps_can_be_typed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "organism"
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(program), "init"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert first_steps(Path("my organism"))[0] == f"cd 'my organism'\n{program} up"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert first_steps(Path("mine")) == ("cd mine\norganism up", "organism inject greeter name=Dan --wait 30")
