@@ -6,6 +6,7 @@ help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1 - \2/p' Makefile
 
 install: $(INSTALLED)  ## .venv with everything in it, .venv/bin/organism included
+	@echo "install: .venv/bin/organism is there"
 
 demo: $(INSTALLED)  ## run the hello-world organism once, and show what it does
 	@$(BIN)/python examples/hello-world/demo.py

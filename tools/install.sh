@@ -67,4 +67,4 @@ unset PYTHONPATH
 pip_install --no-deps --no-build-isolation --editable .
 rm -rf "$log" .venv/bootstrap
 touch "$stamp"
-say "done: .venv/bin/organism"
+say "done"
