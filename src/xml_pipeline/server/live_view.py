@@ -14,6 +14,7 @@ from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.server import models
 from xml_pipeline.server.configured import Current
 from xml_pipeline.server.feed import Hub, dumped
+from xml_pipeline.server.history import read_history
 from xml_pipeline.server.injects import Injector, prepare, refused
 from xml_pipeline.server.live_feed import LiveFeed
 from xml_pipeline.server.live_reload import Reloader
@@ -225,15 +226,7 @@ class LiveView:
         if (thread_id is not None and id_ is None) or (agent is not None and not storable(agent)):
             return [], 0
         async with self._db.begin() as connection:
-            found = await messages.list_messages(
-                connection,
-                thread_id=id_,
-                agent=agent,
-                newest_first=thread_id is None,
-                limit=page.limit,
-                offset=page.offset,
-            )
-        return [message_info(record, self.current.value) for record in found.items], found.total
+            return await read_history(connection, self.current.value, id_, agent, page)
 
     async def kill(self, thread_id: str) -> bool:
         """A row, then a hint."""

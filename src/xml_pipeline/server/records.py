@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from xml_pipeline.envelope.codec import decode_envelope, payload_tag
+from xml_pipeline.envelope.model import API
 from xml_pipeline.server.configured import Configured
 from xml_pipeline.server.models import MessageInfo, ThreadInfo, ThreadStatus
 from xml_pipeline.storage.messages import MessageRecord
+from xml_pipeline.storage.pending import Pending
 from xml_pipeline.storage.threads import ThreadRecord
 
 
@@ -18,6 +21,22 @@ def thread_info(record: ThreadRecord) -> ThreadInfo:
         created_at=record.created_at,
         last_activity=record.last_activity,
         error=record.error,
+    )
+
+
+def pending_info(pending: Pending, configured: Configured) -> MessageInfo:
+    """A message that is accepted and on its way to a router."""
+    payload = decode_envelope(pending.body).payload
+    tag = payload_tag(payload)
+    return MessageInfo(
+        id=str(pending.id),
+        thread_id=str(pending.thread_id),
+        from_id=API,
+        to_id=pending.to_id,
+        payload_type=tag,
+        payload=configured.payload_json(tag, payload),
+        timestamp=pending.created_at,
+        slot_index=pending.slot - 1,
     )
 
 

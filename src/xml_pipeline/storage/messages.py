@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xml_pipeline.storage.page import Page
-from xml_pipeline.storage.tables import messages
+from xml_pipeline.storage.tables import inbox, messages
 
 _COLUMNS = (
     messages.c.id,
@@ -54,9 +54,12 @@ async def list_messages(
     newest_first: bool = True,
     limit: int = 50,
     offset: int = 0,
+    without: Sequence[UUID] = (),
 ) -> Page[MessageRecord]:
-    """The messages of a thread, or to and from an agent, or all."""
+    """The messages of a thread, or to and from an agent, or all; but not those of `without`."""
     wanted = _wanted(thread_id, agent)
+    if without:
+        wanted.append(messages.c.id.not_in(without))
     total = await connection.scalar(select(func.count()).select_from(messages).where(*wanted))
     place = messages.c.slot if thread_id is not None else messages.c.seq
     order = place.desc() if newest_first else place.asc()
@@ -85,8 +88,9 @@ async def forget_deliveries(connection: AsyncConnection) -> int:
 
 
 async def count_messages(connection: AsyncConnection) -> int:
-    """How many messages there are."""
-    return await connection.scalar(select(func.count()).select_from(messages)) or 0
+    """How many messages there are, with those that are accepted and that no router has taken yet."""
+    pending = select(func.count()).select_from(inbox).where(inbox.c.taken_at.is_(None)).scalar_subquery()
+    return await connection.scalar(select(func.count() + pending).select_from(messages)) or 0
 
 
 def _wanted(thread_id: UUID | None, agent: str | None) -> list[ColumnElement[bool]]:

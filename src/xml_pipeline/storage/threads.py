@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xml_pipeline.storage import audit
 from xml_pipeline.storage.page import Page
-from xml_pipeline.storage.tables import threads
+from xml_pipeline.storage.tables import inbox, threads
 
 STATUSES = ("active", "completed", "error", "killed")
 _COLUMNS = (
@@ -25,6 +25,15 @@ _COLUMNS = (
     threads.c.last_activity,
     threads.c.error,
 )
+# What is accepted and not yet taken counts as well.
+_PENDING = (
+    select(func.count())
+    .select_from(inbox)
+    .where(inbox.c.thread_id == threads.c.id, inbox.c.taken_at.is_(None))
+    .correlate(threads)
+    .scalar_subquery()
+)
+_SHOWN = tuple(column + _PENDING if column is threads.c.slots else column for column in _COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +71,14 @@ async def list_threads(
     wanted = _wanted(status, agent, since)
     total = await connection.scalar(select(func.count()).select_from(threads).where(*wanted))
     newest_first = (threads.c.created_at.desc(), threads.c.id.desc())
-    statement = select(*_COLUMNS).where(*wanted).order_by(*newest_first).limit(limit).offset(offset)
+    statement = select(*_SHOWN).where(*wanted).order_by(*newest_first).limit(limit).offset(offset)
     rows = await connection.execute(statement)
     return Page(tuple(_record(row) for row in rows), total or 0)
 
 
 async def get_thread(connection: AsyncConnection, thread_id: UUID) -> ThreadRecord | None:
     """One thread, None where there is none."""
-    row = (await connection.execute(select(*_COLUMNS).where(threads.c.id == thread_id))).one_or_none()
+    row = (await connection.execute(select(*_SHOWN).where(threads.c.id == thread_id))).one_or_none()
     return _record(row) if row else None
 
 
