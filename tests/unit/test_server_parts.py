@@ -159,6 +159,16 @@ def test_budgets() -> None:
     assert budget_of("t", 0, 0, 0).is_exhausted
 
 
+async def test_a_cheap_query_is_asked_each_time() -> None:
+    asked = iter(range(3))
+
+    async def cheap() -> int:
+        return next(asked)
+
+    paced = Paced(cheap)
+    assert [await paced.get() for _ in range(3)] == [0, 1, 2]
+
+
 async def test_a_slow_query_is_not_asked_again_at_once() -> None:
     asked = 0
 

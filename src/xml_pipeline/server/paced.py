@@ -10,10 +10,12 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _REST = 10.0
+# What takes less, in seconds, is asked anew each time: whoever has just changed something sees it.
+_CHEAP = 0.01
 
 
 class Paced(Generic[T]):
-    """An answer is good for ten times as long as it took: fresh while it is cheap, bounded load when it is not."""
+    """An answer that took long is good for ten times as long as that; those who ask at once share one in any case."""
 
     def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
         self._ask = ask
@@ -29,5 +31,6 @@ class Paced(Generic[T]):
             began = time.monotonic()
             answer = await self._ask()
             now = time.monotonic()
-            self._answer = (answer, now + _REST * (now - began))
+            took = now - began
+            self._answer = (answer, now + (_REST * took if took > _CHEAP else 0.0))
             return answer
