@@ -13,9 +13,9 @@ from xml_pipeline.errors import InvalidPayload
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.server import feed, parameters
 from xml_pipeline.server.contracts import check_json
+from xml_pipeline.server.live.paced import Paced
+from xml_pipeline.server.live.presence import ALIVE_FOR, Presence
 from xml_pipeline.server.models import AgentState, MessageInfo, budget_of
-from xml_pipeline.server.paced import Paced
-from xml_pipeline.server.presence import ALIVE_FOR, Presence
 from xml_pipeline.server.problems import Problem
 from xml_pipeline.server.pump import offered
 

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.server import models
+from xml_pipeline.server.looking.view import StateView
 from xml_pipeline.server.models import AgentState
 from xml_pipeline.server.parameters import (
     AgentFilter,
@@ -31,7 +32,6 @@ from xml_pipeline.server.problems import (
 )
 from xml_pipeline.server.refusals import unknown_agent, unknown_thread
 from xml_pipeline.server.state import ServerState
-from xml_pipeline.server.state_view import StateView
 from xml_pipeline.server.view import Inject, OrganismView
 
 PREFIX = "/api/v1"

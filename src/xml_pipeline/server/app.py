@@ -9,11 +9,11 @@ from fastapi import FastAPI
 
 from xml_pipeline.server.api import create_router
 from xml_pipeline.server.body_limit import BodyLimit
+from xml_pipeline.server.looking.view import StateView
 from xml_pipeline.server.openapi import install_openapi
 from xml_pipeline.server.problems import install_problem_handlers
 from xml_pipeline.server.pump import Pump
 from xml_pipeline.server.state import ServerState
-from xml_pipeline.server.state_view import StateView
 from xml_pipeline.server.view import OrganismView, UsageStore
 from xml_pipeline.server.websocket import create_websocket_router
 

@@ -16,13 +16,13 @@ from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.server.app import create_app
-from xml_pipeline.server.catch_up import CatchUp
-from xml_pipeline.server.configured import Configured, Current
 from xml_pipeline.server.feed import Hub
 from xml_pipeline.server.http_server import HttpServer, bind
-from xml_pipeline.server.live_feed import LiveFeed
-from xml_pipeline.server.live_view import LiveView
-from xml_pipeline.server.outbox import Outbox
+from xml_pipeline.server.live.catch_up import CatchUp
+from xml_pipeline.server.live.configured import Configured, Current
+from xml_pipeline.server.live.feed import LiveFeed
+from xml_pipeline.server.live.outbox import Outbox
+from xml_pipeline.server.live.view import LiveView
 from xml_pipeline.storage import configuration
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import database_time, read_state

@@ -13,7 +13,9 @@ from uuid import uuid4
 from xml_pipeline.organism.model import DEFAULT_PORT
 from xml_pipeline.server import feed
 from xml_pipeline.server.contracts import InputContract, contract_of
-from xml_pipeline.server.json_form import json_object
+from xml_pipeline.server.looking.events import Done, apply_event
+from xml_pipeline.server.looking.json_form import json_object
+from xml_pipeline.server.looking.runtime_state import AgentRuntimeState, ThreadRuntimeState
 from xml_pipeline.server.models import (
     AgentInfo,
     AgentState,
@@ -26,8 +28,6 @@ from xml_pipeline.server.models import (
     ThreadStatus,
 )
 from xml_pipeline.server.pump import Pump, at_once, number_of, text_of
-from xml_pipeline.server.pump_events import Done, apply_event
-from xml_pipeline.server.runtime_state import AgentRuntimeState, ThreadRuntimeState
 
 __all__ = ["HISTORY_LIMIT", "AgentRuntimeState", "ServerState", "ThreadRuntimeState"]
 

@@ -12,9 +12,9 @@ from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.message_bus.topology import organism_topology
 from xml_pipeline.organism.load import load_organism, parse_organism
 from xml_pipeline.organism.model import Organism
-from xml_pipeline.server.configured import Configured, Current, difference
+from xml_pipeline.server.live.configured import Configured, Current, difference
+from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.models import ReloadAnswer
-from xml_pipeline.server.outbox import Outbox
 from xml_pipeline.storage import audit, configuration
 from xml_pipeline.storage.database import Database
 

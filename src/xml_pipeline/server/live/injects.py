@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from xml_pipeline.envelope.codec import encode_envelope
 from xml_pipeline.envelope.model import API, Envelope
 from xml_pipeline.errors import Unavailable
-from xml_pipeline.server.configured import Configured
 from xml_pipeline.server.contracts import check_json
+from xml_pipeline.server.live.configured import Configured
 from xml_pipeline.server.problems import Problem
 from xml_pipeline.server.refusals import bad_thread_id, key_used_differently, thread_killed, too_large, unknown_target
 from xml_pipeline.server.view import Inject

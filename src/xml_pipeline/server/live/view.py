@@ -12,16 +12,16 @@ from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.message_bus.messages import ControlHint
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.server import models
-from xml_pipeline.server.configured import Current
 from xml_pipeline.server.feed import Hub, dumped
-from xml_pipeline.server.history import read_history
-from xml_pipeline.server.injects import Injector, prepare, refused
-from xml_pipeline.server.live_feed import LiveFeed
-from xml_pipeline.server.live_reload import Reloader
-from xml_pipeline.server.live_usage import LiveUsage, as_uuid, storable
-from xml_pipeline.server.outbox import Outbox
-from xml_pipeline.server.paced import Paced
-from xml_pipeline.server.records import message_info, thread_info
+from xml_pipeline.server.live.configured import Current
+from xml_pipeline.server.live.feed import LiveFeed
+from xml_pipeline.server.live.history import read_history
+from xml_pipeline.server.live.injects import Injector, prepare, refused
+from xml_pipeline.server.live.outbox import Outbox
+from xml_pipeline.server.live.paced import Paced
+from xml_pipeline.server.live.records import message_info, thread_info
+from xml_pipeline.server.live.reload import Reloader
+from xml_pipeline.server.live.usage import LiveUsage, as_uuid, storable
 from xml_pipeline.server.view import Inject, Page, ThreadQuery, UsageStore
 from xml_pipeline.storage import inbox, listeners, messages, organism_state, threads
 from xml_pipeline.storage.database import Database

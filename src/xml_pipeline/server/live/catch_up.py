@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from xml_pipeline.server.configured import Current
 from xml_pipeline.server.feed import Hub
-from xml_pipeline.server.live_feed import LiveFeed
-from xml_pipeline.server.records import message_info
+from xml_pipeline.server.live.configured import Current
+from xml_pipeline.server.live.feed import LiveFeed
+from xml_pipeline.server.live.records import message_info
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.messages import get_message
 from xml_pipeline.storage.tables import messages

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from xml_pipeline.server.configured import Configured
+from xml_pipeline.server.live.configured import Configured
+from xml_pipeline.server.live.records import message_info, pending_info
 from xml_pipeline.server.models import MessageInfo
-from xml_pipeline.server.records import message_info, pending_info
 from xml_pipeline.server.view import Page
 from xml_pipeline.storage.messages import list_messages
 from xml_pipeline.storage.pending import list_pending

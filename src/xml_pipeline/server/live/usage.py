@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from xml_pipeline.server import models
-from xml_pipeline.server.configured import Current
+from xml_pipeline.server.live.configured import Current
 from xml_pipeline.storage import organism_state, usage
 from xml_pipeline.storage.database import Database
 

@@ -17,11 +17,11 @@ from xml_pipeline.errors import InvalidPayload, XmlPipelineError
 from xml_pipeline.server import models
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.feed import Event, Hub, Subscription, to_json
+from xml_pipeline.server.looking.calls import call_inject, call_steering, said
+from xml_pipeline.server.looking.usage import ProcessUsage
 from xml_pipeline.server.models import AgentState, ThreadStatus
 from xml_pipeline.server.problems import Problem
-from xml_pipeline.server.process_usage import ProcessUsage
 from xml_pipeline.server.pump import offered
-from xml_pipeline.server.pump_calls import call_inject, call_steering, said
 from xml_pipeline.server.refusals import key_used_differently, thread_killed, unknown_target
 from xml_pipeline.server.state import ServerState
 from xml_pipeline.server.view import Inject, Page, ThreadQuery, UsageStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml_pipeline.envelope.codec import decode_envelope, payload_tag
 from xml_pipeline.envelope.model import API
-from xml_pipeline.server.configured import Configured
+from xml_pipeline.server.live.configured import Configured
 from xml_pipeline.server.models import MessageInfo, ThreadInfo, ThreadStatus
 from xml_pipeline.storage.messages import MessageRecord
 from xml_pipeline.storage.pending import Pending

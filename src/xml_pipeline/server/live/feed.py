@@ -18,9 +18,9 @@ from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming
 from xml_pipeline.message_bus.topology import Binding, Names
 from xml_pipeline.server import feed
-from xml_pipeline.server.configured import Current
+from xml_pipeline.server.live.configured import Current
+from xml_pipeline.server.live.presence import Presence
 from xml_pipeline.server.models import AgentState, MessageInfo
-from xml_pipeline.server.presence import Presence
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from xml_pipeline.server.json_form import json_object
+from xml_pipeline.server.looking.json_form import json_object
 from xml_pipeline.server.models import AgentState, ThreadStatus
 
 log = structlog.get_logger(__name__)
