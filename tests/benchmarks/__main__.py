@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterable
 
 import uvloop
 
 from tests.benchmarks import bus, turns, usage, xml
 from tests.benchmarks.figures import Figure, machine
+from tests.support.broker import start_broker
+from tests.support.postgres_server import binaries
 from xml_pipeline.logs import configure_logging
 
 
@@ -16,11 +19,20 @@ def main() -> None:
     """Print each part as soon as it is measured, and nothing else unless something is wrong."""
     configure_logging("warning", style="console")
     os.environ.setdefault("ORGANISM_LOG_LEVEL", "warning")  # the same for children
-    print(machine(), flush=True)
-    _part("XML", xml.run)
-    _part("RabbitMQ, one way", bus.run)
-    _part("Turns, all services", lambda: uvloop.run(turns.run()))
-    _part("Usage into PostgreSQL", usage.run)
+    broker = start_broker()
+    try:
+        print(machine([broker.kind, f"{_postgres_version()}, waiting for the disk"]), flush=True)
+        _part("XML", xml.run)
+        _part("RabbitMQ, one way", lambda: bus.run(broker.amqp_url))
+        _part("Turns, all services", lambda: uvloop.run(turns.run(broker.amqp_url)))
+        _part("Usage into PostgreSQL", usage.run)
+    finally:
+        broker.close()
+
+
+def _postgres_version() -> str:
+    command = [str(binaries() / "postgres"), "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _part(title: str, run: Callable[[], Iterable[Figure]]) -> None:

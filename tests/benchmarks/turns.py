@@ -6,14 +6,16 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import asyncpg
 import httpx
 
 from tests.benchmarks import raw_relay
 from tests.benchmarks.figures import Figure
-from tests.support.broker import start_broker, unique_organism
+from tests.support.broker import unique_organism
 from tests.support.fleet import HOST, Fleet, running
 from tests.support.organisms import renamed
 from tests.support.postgres import start_postgres
@@ -23,6 +25,7 @@ from xml_pipeline.organism.load import load_organism
 from xml_pipeline.storage.schema import migrate
 
 PINGPONG = Path(__file__).parent / "pingpong"
+RUNS = 3
 THREADS = 300
 PASSES = 10
 TEXT = "word " * 160
@@ -33,23 +36,25 @@ ONE_OF_EACH = {"gateway": 1, "router": 1, "usage": 1, "agent-worker": 1}
 Rate = Callable[[], AbstractAsyncContextManager[tuple[str, str]]]
 
 
-async def run() -> list[Figure]:
-    """A turn is one run of a handler: its message routed, handed out, handled, reported, booked."""
-    embedded = await _measure(_embedded)
-    raw = await _raw()
+async def run(amqp_url: str) -> list[Figure]:
+    """A turn is one run of a handler: its message routed, handed out, handled, reported, booked.
+
+    The three take turns, so that the machine's drift is in all of them; medians of `RUNS` each.
+    """
+    embedded, fleet, raw = [], [], []
+    for _ in range(RUNS):
+        embedded.append(await _measure(_embedded))
+        raw.append(await _raw(amqp_url))
+        fleet.append(await _measure(partial(_fleet, amqp_url)))
     return [
-        Figure("turns, embedded: 1 process, bus in memory", embedded, RAW, raw),
-        Figure("turns, RabbitMQ + PostgreSQL: 1 router, 1 worker", await _measure(_fleet), RAW, raw),
+        Figure("turns, embedded: 1 process, bus in memory", median(embedded), RAW, median(raw)),
+        Figure("turns, RabbitMQ + PostgreSQL: 1 router, 1 worker", median(fleet), RAW, median(raw)),
     ]
 
 
-async def _raw() -> float:
+async def _raw(amqp_url: str) -> float:
     """As many messages on the same way through a broker, as many under way at once."""
-    broker = start_broker()
-    try:
-        return await raw_relay.run(broker.amqp_url, threads=THREADS, laps=2 * PASSES + 1, body=TEXT.encode())
-    finally:
-        broker.close()
+    return await raw_relay.run(amqp_url, threads=THREADS, laps=2 * PASSES + 1, body=TEXT.encode())
 
 
 async def _measure(place: Rate) -> float:
@@ -122,16 +127,14 @@ async def _embedded() -> AsyncIterator[tuple[str, str]]:
 
 
 @asynccontextmanager
-async def _fleet() -> AsyncIterator[tuple[str, str]]:
-    broker = start_broker()
+async def _fleet(amqp_url: str) -> AsyncIterator[tuple[str, str]]:
     databases = start_postgres(migrate=migrate, durable=True)
     with tempfile.TemporaryDirectory() as folder:
         database_url = await asyncio.to_thread(databases.create_database)
         organism = renamed(PINGPONG, unique_organism("bench"), Path(folder) / "organism")
-        fleet = Fleet(organism, broker.amqp_url, database_url, Path(folder))
+        fleet = Fleet(organism, amqp_url, database_url, Path(folder))
         try:
             with running(fleet, ONE_OF_EACH):
                 yield fleet.urls()[0], database_url
         finally:
             databases.close()
-            broker.close()
