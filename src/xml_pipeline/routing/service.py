@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -111,10 +111,10 @@ async def _each_second(action: Callable[[], Awaitable[None]], wake: asyncio.Even
             if not passes_again(error):
                 raise
             log.info("round_again", reason=str(error))
-        try:
-            await asyncio.wait_for(wake.wait(), INTERVAL)
-        except TimeoutError:
-            continue
+        # Not asyncio.wait_for, which loses a cancellation on Python 3.11 when it comes with the wake-up.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INTERVAL):
+                await wake.wait()
         wake.clear()
 
 
