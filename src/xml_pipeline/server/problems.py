@@ -78,7 +78,9 @@ def problem_of(error: XmlPipelineError) -> Problem:
         case Refused():
             return Problem(409, error.code, str(error))
         case Unavailable():
-            return Problem(503, error.code, str(error), headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+            # Where it is that does not answer stands in the log: callers need not know.
+            detail = f"a part that is needed does not answer; try again in {RETRY_AFTER_SECONDS} seconds"
+            return Problem(503, error.code, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
         case _:
             return Problem(500, error.code, "internal error")
 
