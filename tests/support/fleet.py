@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,9 +58,24 @@ class Fleet:
 
     def start(self, name: str, count: int = 1) -> list[Service]:
         """Start `count` processes of the service in services/<name>."""
-        started = [self._start_one(name, len(self.services) + number) for number in range(count)]
-        self.services.extend(started)
-        return started
+        return [self.start_one(name) for _ in range(count)]
+
+    def start_one(
+        self,
+        name: str,
+        *,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (sys.executable,),
+        port: int | None = None,
+    ) -> Service:
+        """Start one with variables of its own, by a `program` that runs its script, a gateway on a given `port`."""
+        log = self.folder / f"{len(self.services)}-{name}.log"
+        port = port or (free_port() if name == "gateway" else None)
+        command = [*program, str(ROOT / "services" / name / "main.py")]
+        env = {**self._environment(port), **(environment or {})}
+        service = Service(name, spawn(command, env=env, cwd=self.folder, log=log), log, port)
+        self.services.append(service)
+        return service
 
     def of(self, name: str) -> list[Service]:
         """The processes of one service that have not ended."""
@@ -86,12 +101,6 @@ class Fleet:
     def logs(self) -> str:
         """The end of every service's log, for the message of a failed test."""
         return "\n".join(f"--- {service.log.name}\n{tail(service.log)}" for service in self.services)
-
-    def _start_one(self, name: str, number: int) -> Service:
-        log = self.folder / f"{number}-{name}.log"
-        port = free_port() if name == "gateway" else None
-        command = [sys.executable, str(ROOT / "services" / name / "main.py")]
-        return Service(name, spawn(command, env=self._environment(port), cwd=self.folder, log=log), log, port)
 
     def _environment(self, port: int | None) -> dict[str, str]:
         own = {

@@ -1,0 +1,55 @@
+"""All faults, by their names; and those on which each bug has to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from random import Random
+
+from tests.chaos.crew import Wire, Wiring, as_usual, broken
+from tests.chaos.faults import brokers, databases, others, processes
+from tests.chaos.ground import Ground
+from tests.chaos.run import Fault, Stage
+
+ROOMS = (others.FAULTS, processes.FAULTS, brokers.FAULTS, databases.FAULTS)
+FAULTS: Mapping[str, Fault] = {fault.name: fault for room in ROOMS for fault in room}
+
+SEEN_ON: Mapping[str, str] = {
+    "ack-before-commit": "usage-before-commit",
+    "no-duplicate-check": "router-after-commit",
+    "unroutable-ignored": "usage-queue-missing",
+    "usage-booked-again": "usage-repeated",
+    "states-read-with-the-lock": "slow-routers",
+    "inject-without-the-threads-lock": "slow-routers",
+    "release-on-turns-only": "calm",
+    "counts-as-meant": "slow-routers",
+}
+"""The fault that brings a bug to light."""
+
+# For a table without its key, only a bug can put a call in it twice.
+_WITHOUT_KEY = "alter table usage_events drop constraint pk_usage_events"
+
+
+def with_bug(bug: str) -> Fault:
+    """The fault on which the checker has to see this bug, with the bug in every service."""
+    fault = FAULTS[SEEN_ON[bug]]
+
+    @contextmanager
+    def wire(ground: Ground, chance: Random) -> Iterator[Wire]:
+        given = nullcontext(as_usual) if fault.wire is None else fault.wire(ground, chance)
+        with given as usual:
+
+            def how(name: str, number: int) -> Wiring:
+                return broken("--bug", bug, wiring=usual(name, number))
+
+            yield how
+
+    @contextmanager
+    def strike(stage: Stage) -> Iterator[None]:
+        if bug == "usage-booked-again":
+            stage.ask(_WITHOUT_KEY)
+        with fault.strike(stage):
+            yield
+
+    return replace(fault, name=bug, strike=strike, wire=wire)

@@ -1,0 +1,143 @@
+"""What needs nothing to die: events that come again, queues that go, handlers that block, clocks that are wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+import aio_pika
+import httpx
+
+from tests.chaos.checker import Allowed
+from tests.chaos.crew import Wire, Wiring, broken
+from tests.chaos.ground import Ground
+from tests.chaos.history import Entry, History, Told
+from tests.chaos.run import Fault, Stage
+from xml_pipeline.message_bus.messages import UsageEvent
+from xml_pipeline.message_bus.topology import Names
+
+REPEATED_EVENTS = 40
+TIMES = 100
+BLOCKERS = 4
+# At most so many seconds before each statement of a router's transactions.
+SLOW = 0.06
+
+
+@contextmanager
+def nothing(stage: Stage) -> Iterator[None]:
+    """The load alone."""
+    yield
+
+
+@contextmanager
+def slow_routers(ground: Ground, chance: Random) -> Iterator[Wire]:
+    """Routers pause at random between their statements, so that they come in between each other's."""
+    yield lambda name, number: broken("--slow", str(SLOW)) if name == "router" else Wiring()
+
+
+_SETTLED = """
+select h.call_id, h.message_id, h.granted_at, e.model, e.provider, e.prompt_tokens, e.completion_tokens, e.latency_ms
+from holds h join usage_events e using (call_id) where e.kind = 'measured' order by h.granted_at desc limit $1
+"""
+
+
+@contextmanager
+def usage_repeated(stage: Stage) -> Iterator[None]:
+    """Events that were booked come a hundred times more, shuffled."""
+    rows = stage.ask(_SETTLED, REPEATED_EVENTS)
+    events = [
+        UsageEvent(**{**row, "latency_ms": float(row["latency_ms"])}).model_dump_json().encode()
+        for row in map(dict, rows)
+        for _ in range(TIMES)
+    ]
+    stage.chance.shuffle(events)
+    stage.notes.append(f"{len(rows)} events came {TIMES} times more")
+    asyncio.run(_publish(stage, Names(stage.organism).usage, events))
+    yield
+
+
+async def _publish(stage: Stage, queue: str, bodies: list[bytes]) -> None:
+    connection = await aio_pika.connect(stage.amqp_url)
+    async with connection:
+        channel = await connection.channel(publisher_confirms=True)
+        for body in bodies:
+            await channel.default_exchange.publish(aio_pika.Message(body), routing_key=queue)
+
+
+@contextmanager
+def usage_queue_missing(stage: Stage) -> Iterator[None]:
+    """The ledger is away and its queue, which is empty, is deleted: what is published meanwhile finds no queue."""
+    with stage.crew.gone(stage.crew.of("usage")):
+        asyncio.run(_delete_when_empty(stage, Names(stage.organism).usage))
+        stage.crew.wait(4.0)
+    yield
+
+
+async def _delete_when_empty(stage: Stage, name: str) -> None:
+    """Take what is in it, which is what workers ask meanwhile, and delete it in one channel; usage events go back."""
+    connection = await aio_pika.connect(stage.amqp_url)
+    async with connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(name)
+        kept = []
+        while (message := await queue.get(no_ack=True, fail=False)) is not None:
+            kept.append(message)
+        await queue.delete(if_unused=False, if_empty=False)
+        for message in kept:
+            stage.notes.append(f"taken along with the queue: {json.loads(message.body)['kind']}")
+
+
+@contextmanager
+def handlers_block(stage: Stage) -> Iterator[None]:
+    """Some handlers hold up their event loops for a minute."""
+    with History(stage.folder / "history.jsonl") as history:
+        for number in range(BLOCKERS):
+            _inject_blocker(stage, history, f"{stage.organism}-block-{number}-")
+    yield
+
+
+def _inject_blocker(stage: Stage, history: History, topic: str) -> None:
+    entry = Entry(Told.INVOKE, "block", topic, topic)
+    history.write(entry)
+    body = {"to": "blocker", "payload": {"topic": topic}}
+    answer = httpx.post(f"{stage.crew.urls[0]}/api/v1/inject", json=body, timeout=10.0)
+    answer.raise_for_status()
+    told = answer.json()
+    history.write(Entry(Told.OK, "block", topic, topic, told["threadId"], told["messageId"]))
+
+
+FAULTS = (
+    Fault("calm", "Nothing happens: what the others are held against", nothing, hold=4.0),
+    Fault(
+        "slow-routers",
+        "Two routers that come in between each other's statements: whatever their order, nothing is lost or doubled",
+        nothing,
+        hold=6.0,
+        wire=slow_routers,
+        short=True,
+    ),
+    Fault(
+        "usage-repeated",
+        "A usage event that comes a hundred times, shuffled, is booked once",
+        usage_repeated,
+        hold=2.0,
+        short=True,
+    ),
+    Fault(
+        "usage-queue-missing",
+        "A publish that finds no queue is published again, not taken for delivered",
+        usage_queue_missing,
+        hold=2.0,
+    ),
+    Fault(
+        "handlers-block",
+        "A handler that blocks its event loop for a minute ends alone: what ran beside it runs again",
+        handlers_block,
+        hold=20.0,
+        target=5.0,
+        allowed=Allowed(expired=True),
+    ),
+)

@@ -1,0 +1,175 @@
+"""Services that die, at their worst moments among others, and services that stand still."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from random import Random
+
+from tests.chaos.checker import Allowed
+from tests.chaos.crew import Place, Wire, Wiring
+from tests.chaos.ground import Ground
+from tests.chaos.run import Fault, Stage, Strike
+
+TIMES = 3
+PAUSE = 2.5
+# Longer than two heartbeats of 10 seconds: the broker has given the connection up by then.
+STANDSTILL = 26.0
+TWO_HEARTBEATS = 20.0
+# Passes of a failpoint until it kills: some, so that there is something to be lost.
+PASSES = (20, 60)
+
+# Usage of calls whose worker died before it could tell is booked at the size of their holds.
+WITH_WORKERS = Allowed(expired=True)
+
+
+def killed(name: str) -> Strike:
+    """SIGKILL one of these services, three times, each time any."""
+
+    @contextmanager
+    def strike(stage: Stage) -> Iterator[None]:
+        for _ in range(TIMES):
+            stage.healed_at = stage.crew.kill(stage.chance.choice(stage.crew.of(name)))
+            stage.crew.wait(PAUSE)
+        yield
+
+    return strike
+
+
+def armed(name: str, failpoint: str) -> Callable[[Ground, Random], AbstractContextManager[Wire]]:
+    """The first of these services dies at a failpoint."""
+
+    @contextmanager
+    def wire(ground: Ground, chance: Random) -> Iterator[Wire]:
+        def how(service: str, number: int) -> Wiring:
+            return _mortal(failpoint, chance) if (service, number) == (name, 0) else Wiring()
+
+        yield how
+
+    return wire
+
+
+def killed_at(name: str, failpoint: str) -> Strike:
+    """Wait until it has died there, start it again, and have it die again; the last one lives."""
+
+    @contextmanager
+    def strike(stage: Stage) -> Iterator[None]:
+        place = stage.crew.of(name)[0]
+        for left in reversed(range(TIMES)):
+            stage.healed_at = stage.crew.wait_ended(place)
+            _require_sigkill(place)
+            stage.crew.restart(place, _mortal(failpoint, stage.chance) if left else Wiring())
+        yield
+
+    return strike
+
+
+def suspended(name: str, seconds: float) -> Strike:
+    """SIGSTOP one of these services with all its processes, and SIGCONT."""
+
+    @contextmanager
+    def strike(stage: Stage) -> Iterator[None]:
+        place = stage.chance.choice(stage.crew.of(name))
+        stage.crew.signal(place, signal.SIGSTOP)
+        try:
+            stage.crew.wait(seconds)
+        finally:
+            stage.crew.signal(place, signal.SIGCONT)
+        yield
+
+    return strike
+
+
+@contextmanager
+def rolling_restart(stage: Stage) -> Iterator[None]:
+    """Every service is stopped in order and started again, one after the other, as an upgrade does."""
+    places = list(stage.crew.places)
+    stage.chance.shuffle(places)
+    for place in places:
+        stage.crew.stop(place)
+        stage.crew.restart(place)
+        stage.crew.wait(PAUSE)
+    yield
+
+
+def _mortal(failpoint: str, chance: Random) -> Wiring:
+    passes = chance.randint(*PASSES)
+    return Wiring({"ORGANISM_FAILPOINTS": f"{failpoint}=kill@{passes}"}, mortal=True)
+
+
+def _require_sigkill(place: Place) -> None:
+    if place.service.process.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"{place.label} ended with {place.service.process.returncode}, not by its failpoint")
+
+
+def _at(
+    name: str, failpoint: str, promise: str, allowed: Allowed | None = None, *, target: float = 2.0, short: bool = False
+) -> Fault:
+    return Fault(
+        name=failpoint.replace(".", "-"),
+        promise=promise,
+        strike=killed_at(name, failpoint),
+        target=target,
+        allowed=allowed or Allowed(),
+        wire=armed(name, failpoint),
+        short=short,
+    )
+
+
+FAULTS = (
+    Fault(
+        "worker-killed",
+        "A worker that dies in the middle of an LLM call: another takes over what it had; the call is booked",
+        killed("agent-worker"),
+        target=2.0,
+        allowed=WITH_WORKERS,
+        short=True,
+    ),
+    _at(
+        *("agent-worker", "worker.before-publish"),
+        "A worker that dies with a turn in its hands: the handler runs again, elsewhere",
+        WITH_WORKERS,
+    ),
+    _at(
+        *("agent-worker", "worker.before-ack"),
+        "A worker that dies after its turn was confirmed and before it acknowledged: the turn counts once",
+        WITH_WORKERS,
+    ),
+    _at("router", "router.before-commit", "A router that dies before its commit: another does the batch", short=True),
+    _at("router", "router.after-commit", "A router that dies after its commit: nothing of the batch is done twice"),
+    _at("router", "router.before-publish", "A router that dies before it hands out: a sweep hands it out"),
+    _at("router", "router.before-confirm", "A router that dies before it has read the confirms: handed out once more"),
+    _at("router", "router.before-ack", "A router that dies before its ack: the batch comes again and changes nothing"),
+    Fault(
+        "gateway-killed",
+        "A gateway that dies in the middle of a POST: the same key at another one gets the one answer",
+        killed("gateway"),
+        target=2.0,
+        short=True,
+    ),
+    _at("usage", "usage.before-commit", "A ledger that dies before its commit: another books the events", short=True),
+    _at("usage", "usage.after-commit", "A ledger that dies after its commit: no event is booked twice"),
+    _at("usage", "usage.before-ack", "A ledger that dies before its ack: no event is booked twice"),
+    Fault(
+        "worker-suspended",
+        "A worker that stands still for longer than the heartbeat, and wakes up: its late turns change nothing",
+        suspended("agent-worker", STANDSTILL),
+        target=TWO_HEARTBEATS,
+        allowed=Allowed(expired=True, reruns=True),
+    ),
+    Fault(
+        "router-suspended",
+        "A router that stands still, perhaps inside a transaction: its locks are taken from it",
+        suspended("router", STANDSTILL),
+        target=TWO_HEARTBEATS,
+        allowed=Allowed(reruns=True),
+    ),
+    Fault(
+        "rolling-restart",
+        "Every service stopped in order and started again under load: nothing is lost, nothing runs twice",
+        rolling_restart,
+        target=5.0,
+        short=True,
+    ),
+)

@@ -1,0 +1,84 @@
+"""What is told of runs: a line each, their findings, a closing line that can be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tests.chaos.run import Report
+
+_MOST_FINDINGS = 12
+_COLUMNS = (
+    ("fault", -24),
+    ("seed", 5),
+    ("ok", 6),
+    ("unknown", 8),
+    ("happened", 9),
+    ("lost", 5),
+    ("doubled", 8),
+    ("tokens off", 11),
+    ("measured", 9),
+    ("expired", 8),
+    ("reruns", 7),
+    ("restarts", 9),
+    ("recovery", 9),
+    ("gap", 7),
+    ("drain", 7),
+    ("took", 6),
+    ("", 7),
+)
+HEAD = "".join(f"{name:>{width}}" if width > 0 else f"{name:<{-width}}" for name, width in _COLUMNS)
+
+
+def row(report: Report) -> str:
+    """One run in one line."""
+    verdict = report.verdict
+    values = (
+        report.fault,
+        report.seed,
+        verdict.accepted,
+        verdict.unknown,
+        verdict.unknown_happened,
+        len(verdict.lost),
+        len(verdict.doubled),
+        verdict.tokens_booked - verdict.tokens_expected,
+        verdict.measured,
+        verdict.expired,
+        verdict.reruns + verdict.extra_calls,
+        report.restarts,
+        _seconds(report.recovery),
+        _seconds(report.gap),
+        _seconds(report.drain),
+        f"{report.seconds:.0f} s",
+        "" if report.passed else "FAILED",
+    )
+    return "".join(
+        f"{value:>{width}}" if width > 0 else f"{value:<{-width}}"
+        for value, (_, width) in zip(values, _COLUMNS, strict=True)
+    )
+
+
+def findings(report: Report) -> Iterator[str]:
+    """What was found, and how to see it again."""
+    verdict = report.verdict
+    for title, found in (("lost", verdict.lost), ("doubled", verdict.doubled), ("off", verdict.off)):
+        for line in found[:_MOST_FINDINGS]:
+            yield f"{title}: {line}"
+        if len(found) > _MOST_FINDINGS:
+            yield f"{title}: and {len(found) - _MOST_FINDINGS} more"
+    if report.drain is None:
+        yield "it never came to its end"
+    if report.recovery is None or report.recovery > report.target:
+        yield f"the first turn after the heal came late: the target is {report.target:g} s"
+    yield from report.notes
+    if not report.passed:
+        yield f"again: make chaos FAULT={report.fault} SEED={report.seed}"
+
+
+def closing(reports: Sequence[Report]) -> str:
+    """How many kept their promises."""
+    failed = sum(not one.passed for one in reports)
+    return f"chaos: {len(reports) - failed} passed, {failed} failed"
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.1f} s"
