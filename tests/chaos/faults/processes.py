@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from random import Random
 
 from tests.chaos.checker import Allowed
@@ -43,23 +44,24 @@ def armed(name: str, failpoint: str) -> Callable[[Ground, Random], AbstractConte
     @contextmanager
     def wire(ground: Ground, chance: Random) -> Iterator[Wire]:
         def how(service: str, number: int) -> Wiring:
-            return _mortal(failpoint, chance) if (service, number) == (name, 0) else Wiring()
+            return _mortal(Wiring(), failpoint, chance) if (service, number) == (name, 0) else Wiring()
 
         yield how
 
     return wire
 
 
-def killed_at(name: str, failpoint: str) -> Strike:
+def killed_at(name: str, failpoint: str, times: int) -> Strike:
     """Wait until it has died there, start it again, and have it die again; the last one lives."""
 
     @contextmanager
     def strike(stage: Stage) -> Iterator[None]:
         place = stage.crew.of(name)[0]
-        for left in reversed(range(TIMES)):
+        for left in reversed(range(times)):
             stage.healed_at = stage.crew.wait_ended(place)
             _require_sigkill(place)
-            stage.crew.restart(place, _mortal(failpoint, stage.chance) if left else Wiring())
+            again = _mortal(place.wiring, failpoint, stage.chance) if left else _immortal(place.wiring)
+            stage.crew.restart(place, again)
         yield
 
     return strike
@@ -93,9 +95,13 @@ def rolling_restart(stage: Stage) -> Iterator[None]:
     yield
 
 
-def _mortal(failpoint: str, chance: Random) -> Wiring:
+def _mortal(wiring: Wiring, failpoint: str, chance: Random) -> Wiring:
     passes = chance.randint(*PASSES)
-    return Wiring({"ORGANISM_FAILPOINTS": f"{failpoint}=kill@{passes}"}, mortal=True)
+    return replace(wiring, environment={"ORGANISM_FAILPOINTS": f"{failpoint}=kill@{passes}"}, mortal=True)
+
+
+def _immortal(wiring: Wiring) -> Wiring:
+    return replace(wiring, environment={}, mortal=False)
 
 
 def _require_sigkill(place: Place) -> None:
@@ -104,13 +110,19 @@ def _require_sigkill(place: Place) -> None:
 
 
 def _at(
-    name: str, failpoint: str, promise: str, allowed: Allowed | None = None, *, target: float = 2.0, short: bool = False
+    name: str,
+    failpoint: str,
+    promise: str,
+    allowed: Allowed | None = None,
+    *,
+    times: int = TIMES,
+    short: bool = False,
 ) -> Fault:
     return Fault(
         name=failpoint.replace(".", "-"),
         promise=promise,
-        strike=killed_at(name, failpoint),
-        target=target,
+        strike=killed_at(name, failpoint, times),
+        target=2.0,
         allowed=allowed or Allowed(),
         wire=armed(name, failpoint),
         short=short,
@@ -148,7 +160,12 @@ FAULTS = (
         target=2.0,
         short=True,
     ),
-    _at("usage", "usage.before-commit", "A ledger that dies before its commit: another books the events", short=True),
+    _at(
+        *("usage", "usage.before-commit"),
+        "A ledger that dies before its commit: another books the events",
+        times=6,  # each batch has an event in it or not
+        short=True,
+    ),
     _at("usage", "usage.after-commit", "A ledger that dies after its commit: no event is booked twice"),
     _at("usage", "usage.before-ack", "A ledger that dies before its ack: no event is booked twice"),
     Fault(
