@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-
-import psutil
+from urllib.parse import urlsplit, urlunsplit
 
 from tests.support.fleet import Fleet, Service
 from tests.support.processes import SupportError, tail
@@ -41,10 +39,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """How a service is started: variables of its own, and what runs its script. `mortal`: it is going to die."""
+    """How a service is started: variables of its own, and what runs its script.
+
+    `amqp_port` and `database_port` lead through proxies. `mortal`: it is going to die by itself.
+    """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = (sys.executable,)
+    amqp_port: int | None = None
+    database_port: int | None = None
     mortal: bool = False
 
 
@@ -85,12 +88,6 @@ class Crew:
         at = time.time()
         self.restart(place)
         return at
-
-    def signal(self, place: Place, number: signal.Signals) -> None:
-        """Send a signal to a service and to all that it has started."""
-        process = psutil.Process(place.service.process.pid)
-        for one in (process, *process.children(recursive=True)):
-            one.send_signal(number)
 
     def stop(self, place: Place) -> None:
         """SIGTERM, and wait until it has ended, as it should with 0."""
@@ -160,7 +157,21 @@ class Crew:
         return Place(name, number, wiring, self._start(name, wiring, None), wanted=not wiring.mortal)
 
     def _start(self, name: str, wiring: Wiring, port: int | None) -> Service:
-        return self.fleet.start_one(name, environment=wiring.environment, program=wiring.program, port=port)
+        environment = {
+            "ORGANISM_AMQP_URL": _by(self.fleet.amqp_url, wiring.amqp_port),
+            "ORGANISM_DATABASE_URL": _by(self.fleet.database_url, wiring.database_port),
+            **wiring.environment,
+        }
+        return self.fleet.start_one(name, environment=environment, program=wiring.program, port=port)
+
+
+def _by(url: str, port: int | None) -> str:
+    """The same, by way of a proxy on loopback."""
+    if port is None:
+        return url
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}"))
 
 
 def as_usual(name: str, number: int) -> Wiring:

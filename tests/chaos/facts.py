@@ -152,7 +152,7 @@ async def read_facts(
             measured=await _booked(connection, "measured"),
             expired=await _booked(connection, "expired"),
             anomalies={name: int(await connection.fetchval(query)) for name, query in ANOMALIES.items()},
-            queued=await _queued(amqp_url, queues),
+            queued=await depths(amqp_url, queues),
             lost_attempts=await connection.fetchval(_LOST_ATTEMPTS),
             idle_turns=await connection.fetchval(_IDLE_TURNS),
             crashes=tuple(crashes),
@@ -174,7 +174,7 @@ async def _booked(connection: asyncpg.Connection[asyncpg.Record], kind: str) -> 
     return [Booked(row[0], Call(row[1], row[2]), row[3]) for row in rows]
 
 
-async def _queued(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
+async def depths(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
     """Messages that are ready in queues; a queue that does not exist counts as -1."""
     connection = await aio_pika.connect(amqp_url)
     async with connection:
@@ -195,3 +195,8 @@ def read_facts_now(
 ) -> Facts:
     """As `read_facts`, for callers outside an event loop."""
     return asyncio.run(read_facts(database_url, amqp_url, queues, history, log, crashes))
+
+
+def depths_now(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
+    """As `depths`, for callers outside an event loop."""
+    return asyncio.run(depths(amqp_url, queues))

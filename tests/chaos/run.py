@@ -40,10 +40,10 @@ class Stage:
     amqp_url: str
     chance: Random
     crew: Crew
+    wire: Wire
     struck_at: float = 0.0
     healed_at: float = 0.0
     notes: list[str] = field(default_factory=list)
-    allowed_losses: int = 0
 
     def ask(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask the database, on a connection of its own."""
@@ -79,6 +79,7 @@ class Fault:
     allowed: Allowed = field(default_factory=Allowed)
     wire: Callable[[Ground, Random], AbstractContextManager[Wire]] | None = None
     short: bool = False
+    patience: float = DRAIN_SECONDS
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ def run_fault(ground: Ground, fault: Fault, seed: int, rate: float, folder: Path
         try:
             crew = Crew(fleet, wire, COUNTS)
             fleet.wait_running(90.0)
-            stage = Stage(ground, organism, folder, database_url, ground.broker.amqp_url, chance, crew)
+            stage = Stage(ground, organism, folder, database_url, ground.broker.amqp_url, chance, crew, wire)
             return _perform(stage, fault, seed, rate, began)
         finally:
             fleet.stop()
@@ -171,7 +172,7 @@ def _perform(stage: Stage, fault: Fault, seed: int, rate: float, began: float) -
         stage.crew.wait(AFTER_SECONDS)
         load.stop(stage.crew, limit=120.0)
         stopped = time.time()
-        drained = _drain(stage)
+        drained = _drain(stage, fault.patience)
     finally:
         load.close()
     stage.crew.fleet.stop()
@@ -190,9 +191,9 @@ select (select count(*) from threads where open <> 0) + (select count(*) from ho
 """
 
 
-def _drain(stage: Stage) -> bool:
-    """Until nothing is open; whether it came to that."""
-    return stage.crew.wait_for(lambda: stage.count(_OPEN) == 0, limit=DRAIN_SECONDS, interval=0.25)
+def _drain(stage: Stage, limit: float) -> bool:
+    """Until nothing is open; whether it came to that within `limit` seconds."""
+    return stage.crew.wait_for(lambda: stage.count(_OPEN) == 0, limit=limit, interval=0.25)
 
 
 def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | None, began: float) -> Report:

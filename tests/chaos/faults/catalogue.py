@@ -8,11 +8,11 @@ from dataclasses import replace
 from random import Random
 
 from tests.chaos.crew import Wire, Wiring, as_usual, broken
-from tests.chaos.faults import brokers, databases, others, processes
+from tests.chaos.faults import brokers, databases, networks, others, processes
 from tests.chaos.ground import Ground
 from tests.chaos.run import Fault, Stage
 
-ROOMS = (others.FAULTS, processes.FAULTS, brokers.FAULTS, databases.FAULTS)
+ROOMS = (others.FAULTS, processes.FAULTS, brokers.FAULTS, databases.FAULTS, networks.FAULTS)
 FAULTS: Mapping[str, Fault] = {fault.name: fault for room in ROOMS for fault in room}
 
 SEEN_ON: Mapping[str, str] = {
@@ -27,6 +27,8 @@ SEEN_ON: Mapping[str, str] = {
 }
 """The fault that brings a bug to light."""
 
+# Seconds after which what is left open with a bug is left open for good.
+_ENOUGH = 40.0
 # For a table without its key, only a bug can put a call in it twice.
 _WITHOUT_KEY = "alter table usage_events drop constraint pk_usage_events"
 
@@ -52,4 +54,4 @@ def with_bug(bug: str) -> Fault:
         with fault.strike(stage):
             yield
 
-    return replace(fault, name=bug, strike=strike, wire=wire)
+    return replace(fault, name=bug, strike=strike, wire=wire, patience=_ENOUGH)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import asyncpg
-import psutil
-
 from tests.chaos.checker import Allowed
 from tests.chaos.run import Fault, Stage
-
-TERMINATIONS = 8
-BETWEEN = 2.0
+from tests.chaos.tools.backends import BackendTerminator
+from tests.chaos.tools.processes import stopped
 
 
 @contextmanager
@@ -27,35 +22,16 @@ def stopped_at_once(stage: Stage) -> Iterator[None]:
 @contextmanager
 def suspended(stage: Stage) -> Iterator[None]:
     """SIGSTOP for the server and all its backends."""
-    server = psutil.Process(stage.ground.databases.server.pid)
-    processes = (server, *server.children(recursive=True))
-    for process in processes:
-        process.suspend()
-    try:
+    with stopped([stage.ground.databases.server.pid]):
         yield
-    finally:
-        for process in processes:
-            process.resume()
 
 
 @contextmanager
 def backends_terminated(stage: Stage) -> Iterator[None]:
     """Every client is thrown out, again and again."""
-    for _ in range(TERMINATIONS):
-        asyncio.run(_terminate(stage.ground.databases.server.url()))
-        stage.crew.wait(BETWEEN)
-    yield
-
-
-async def _terminate(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-        )
-    finally:
-        await connection.close()
+    with BackendTerminator(stage.ground.databases.server.url(), every=2.0) as terminator:
+        yield
+    stage.notes.append(f"{terminator.terminated} sessions ended in {terminator.rounds} rounds")
 
 
 FAULTS = (
@@ -79,6 +55,7 @@ FAULTS = (
         "backends-terminated",
         "All database connections cut every two seconds: transactions are done again",
         backends_terminated,
+        hold=16.0,
         target=5.0,
         short=True,
     ),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 
 import aio_pika
 import httpx
+from aio_pika.exceptions import ChannelPreconditionFailed
 
 from tests.chaos.checker import Allowed
 from tests.chaos.crew import Wire, Wiring, broken
+from tests.chaos.facts import depths_now
 from tests.chaos.ground import Ground
 from tests.chaos.history import Entry, History, Told
 from tests.chaos.run import Fault, Stage
@@ -59,7 +60,7 @@ def usage_repeated(stage: Stage) -> Iterator[None]:
     yield
 
 
-async def _publish(stage: Stage, queue: str, bodies: list[bytes]) -> None:
+async def _publish(stage: Stage, queue: str, bodies: Sequence[bytes]) -> None:
     connection = await aio_pika.connect(stage.amqp_url)
     async with connection:
         channel = await connection.channel(publisher_confirms=True)
@@ -69,25 +70,37 @@ async def _publish(stage: Stage, queue: str, bodies: list[bytes]) -> None:
 
 @contextmanager
 def usage_queue_missing(stage: Stage) -> Iterator[None]:
-    """The ledger is away and its queue, which is empty, is deleted: what is published meanwhile finds no queue."""
+    """The ledger is away and its queue is deleted: what is published meanwhile finds no queue.
+
+    What was in the queue comes back with it, so that whatever is lost was lost by a publisher.
+    """
+    queue = Names(stage.organism).usage
     with stage.crew.gone(stage.crew.of("usage")):
-        asyncio.run(_delete_when_empty(stage, Names(stage.organism).usage))
+        kept = asyncio.run(_taken_and_deleted(stage, queue))
         stage.crew.wait(4.0)
+    stage.crew.wait_for(lambda: _exists(stage, queue), limit=20.0)
+    asyncio.run(_publish(stage, queue, kept))
     yield
 
 
-async def _delete_when_empty(stage: Stage, name: str) -> None:
-    """Take what is in it, which is what workers ask meanwhile, and delete it in one channel; usage events go back."""
+async def _taken_and_deleted(stage: Stage, name: str) -> list[bytes]:
     connection = await aio_pika.connect(stage.amqp_url)
+    kept: list[bytes] = []
     async with connection:
-        channel = await connection.channel()
-        queue = await channel.get_queue(name)
-        kept = []
-        while (message := await queue.get(no_ack=True, fail=False)) is not None:
-            kept.append(message)
-        await queue.delete(if_unused=False, if_empty=False)
-        for message in kept:
-            stage.notes.append(f"taken along with the queue: {json.loads(message.body)['kind']}")
+        while True:
+            channel = await connection.channel()
+            queue = await channel.get_queue(name)
+            while (message := await queue.get(no_ack=True, fail=False)) is not None:
+                kept.append(message.body)
+            try:
+                await queue.delete(if_unused=False, if_empty=True)
+            except ChannelPreconditionFailed:  # something came in between
+                continue
+            return kept
+
+
+def _exists(stage: Stage, queue: str) -> bool:
+    return depths_now(stage.amqp_url, [queue])[queue] >= 0
 
 
 @contextmanager

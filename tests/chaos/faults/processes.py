@@ -12,6 +12,7 @@ from tests.chaos.checker import Allowed
 from tests.chaos.crew import Place, Wire, Wiring
 from tests.chaos.ground import Ground
 from tests.chaos.run import Fault, Stage, Strike
+from tests.chaos.tools.processes import stopped
 
 TIMES = 3
 PAUSE = 2.5
@@ -73,11 +74,8 @@ def suspended(name: str, seconds: float) -> Strike:
     @contextmanager
     def strike(stage: Stage) -> Iterator[None]:
         place = stage.chance.choice(stage.crew.of(name))
-        stage.crew.signal(place, signal.SIGSTOP)
-        try:
+        with stopped([place.service.process.pid]):
             stage.crew.wait(seconds)
-        finally:
-            stage.crew.signal(place, signal.SIGCONT)
         yield
 
     return strike

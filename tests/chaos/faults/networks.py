@@ -1,0 +1,109 @@
+"""Connections that lie, break or go dark between services and their broker or database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+from tests.chaos.checker import Allowed
+from tests.chaos.crew import Wire, Wiring
+from tests.chaos.ground import Ground
+from tests.chaos.run import Fault, Stage
+from tests.chaos.tools.proxy.client import Proxy
+
+# Of the services behind a proxy, the first of each kind; the others have the way that they always have.
+BEHIND = 0
+CONFIRMS = 40
+EVERY_COMMIT = 7
+BLACKNESS = 26.0
+TWO_HEARTBEATS = 20.0
+
+
+class Proxied:
+    """The first of each service reaches broker and database by way of these proxies."""
+
+    def __init__(self, broker: Proxy, database: Proxy) -> None:
+        self.broker = broker
+        self.database = database
+
+    def __call__(self, name: str, number: int) -> Wiring:
+        """How a service is started."""
+        if number != BEHIND:
+            return Wiring()
+        return Wiring(amqp_port=self.broker.port, database_port=self.database.port)
+
+
+@contextmanager
+def proxies(ground: Ground, chance: Random) -> Iterator[Wire]:
+    """Proxies before broker and database."""
+    with Proxy(ground.broker.amqp_url) as broker, Proxy(ground.databases.server.url()) as database:
+        yield Proxied(broker, database)
+
+
+def _proxied(stage: Stage) -> Proxied:
+    if not isinstance(stage.wire, Proxied):
+        raise TypeError("this fault needs services that are wired through proxies")
+    return stage.wire
+
+
+@contextmanager
+def confirms_swallowed(stage: Stage) -> Iterator[None]:
+    """The broker's confirms do not arrive; after some of them the connections are reset."""
+    proxy = _proxied(stage).broker
+    proxy.swallow_confirms(count=CONFIRMS)
+    yield
+    proxy.pass_through()
+    stats = proxy.stats()
+    stage.notes.append(f"{stats.swallowed_confirms} confirms swallowed, {stats.resets} connections reset")
+
+
+@contextmanager
+def commits_cut(stage: Stage) -> Iterator[None]:
+    """Now and then a COMMIT arrives and its answer does not."""
+    proxy = _proxied(stage).database
+    proxy.cut_commits(every=EVERY_COMMIT, moment="after")
+    yield
+    proxy.pass_through()
+    stats = proxy.stats()
+    stage.notes.append(f"{stats.swallowed_commits} answers to COMMIT swallowed, {stats.resets} connections reset")
+
+
+@contextmanager
+def black_hole(stage: Stage) -> Iterator[None]:
+    """Nothing passes any more, and nothing is reset."""
+    both = (_proxied(stage).broker, _proxied(stage).database)
+    for proxy in both:
+        proxy.blackhole()
+    yield
+    for proxy in both:
+        proxy.pass_through()
+
+
+FAULTS = (
+    Fault(
+        "confirms-swallowed",
+        "Publisher confirms that never arrive, then a reset: what may have arrived is sent again, and counts once",
+        confirms_swallowed,
+        hold=12.0,
+        allowed=Allowed(reruns=True),
+        wire=proxies,
+    ),
+    Fault(
+        "commit-answer-swallowed",
+        "A COMMIT whose answer never arrives: what may be committed is found so, and done once",
+        commits_cut,
+        hold=12.0,
+        wire=proxies,
+        short=True,
+    ),
+    Fault(
+        "black-hole",
+        "Half of the services in a network that swallows everything: the other half goes on, and they come back",
+        black_hole,
+        hold=BLACKNESS,
+        target=TWO_HEARTBEATS,
+        allowed=Allowed(expired=True, reruns=True),
+        wire=proxies,
+    ),
+)
