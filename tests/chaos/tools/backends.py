@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -48,17 +49,20 @@ class BackendTerminator:
         self._every = every
         self._spared = tuple(spared)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="backend-terminator", daemon=True)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backend-terminator")
+        self._running: Future[None] | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._running = self._pool.submit(self._run)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join()
+        self._pool.shutdown()
+        if self._running is not None:
+            self._running.result()
 
     def _run(self) -> None:
         while not self._over.is_set():
