@@ -41,13 +41,13 @@ class Place:
 class Wiring:
     """How a service is started: variables of its own, and what runs its script.
 
-    `amqp_port` and `database_port` lead through proxies. `mortal`: it is going to die by itself.
+    `broker` and `database` are `host:port` of proxies to go through. `mortal`: it is going to die by itself.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = (sys.executable,)
-    amqp_port: int | None = None
-    database_port: int | None = None
+    broker: str | None = None
+    database: str | None = None
     mortal: bool = False
 
 
@@ -158,20 +158,20 @@ class Crew:
 
     def _start(self, name: str, wiring: Wiring, port: int | None) -> Service:
         environment = {
-            "ORGANISM_AMQP_URL": _by(self.fleet.amqp_url, wiring.amqp_port),
-            "ORGANISM_DATABASE_URL": _by(self.fleet.database_url, wiring.database_port),
+            "ORGANISM_AMQP_URL": _by(self.fleet.amqp_url, wiring.broker),
+            "ORGANISM_DATABASE_URL": _by(self.fleet.database_url, wiring.database),
             **wiring.environment,
         }
         return self.fleet.start_one(name, environment=environment, program=wiring.program, port=port)
 
 
-def _by(url: str, port: int | None) -> str:
-    """The same, by way of a proxy on loopback."""
-    if port is None:
+def _by(url: str, place: str | None) -> str:
+    """The same, by way of another place."""
+    if place is None:
         return url
     parts = urlsplit(url)
-    user = parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}"))
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{place}"))
 
 
 def as_usual(name: str, number: int) -> Wiring:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
@@ -10,6 +11,7 @@ from tests.chaos.checker import Allowed
 from tests.chaos.crew import Wire, Wiring
 from tests.chaos.ground import Ground
 from tests.chaos.run import Fault, Stage
+from tests.chaos.tools.network import Island, can_isolate
 from tests.chaos.tools.proxy.client import Proxy
 
 # Of the services behind a proxy, the first of each kind; the others have the way that they always have.
@@ -31,7 +33,7 @@ class Proxied:
         """How a service is started."""
         if number != BEHIND:
             return Wiring()
-        return Wiring(amqp_port=self.broker.port, database_port=self.database.port)
+        return Wiring(broker=_place(self.broker), database=_place(self.database))
 
 
 @contextmanager
@@ -69,15 +71,53 @@ def commits_cut(stage: Stage) -> Iterator[None]:
     stage.notes.append(f"{stats.swallowed_commits} answers to COMMIT swallowed, {stats.resets} connections reset")
 
 
+class Islanders:
+    """The first of each service but the gateway, which clients have to reach, lives on an island."""
+
+    def __init__(self, island: Island, ground: Ground) -> None:
+        self.island = island
+        self._broker = island.proxy_to(ground.broker.amqp_url)
+        self._database = island.proxy_to(ground.databases.server.url())
+
+    def __call__(self, name: str, number: int) -> Wiring:
+        """How a service is started."""
+        if number != BEHIND or name == "gateway":
+            return Wiring()
+        program = tuple(self.island.command([sys.executable]))
+        return Wiring(program=program, broker=_place(self._broker), database=_place(self._database))
+
+
+@contextmanager
+def island(ground: Ground, chance: Random) -> Iterator[Wire]:
+    """A network that the kernel can cut, where it may; else proxies that can pretend to."""
+    if not can_isolate():
+        with proxies(ground, chance) as wire:
+            yield wire
+        return
+    with Island() as made:
+        yield Islanders(made, ground)
+
+
 @contextmanager
 def black_hole(stage: Stage) -> Iterator[None]:
     """Nothing passes any more, and nothing is reset."""
+    if isinstance(stage.wire, Islanders):
+        stage.notes.append("packets dropped by the kernel")
+        stage.wire.island.cut()
+        yield
+        stage.wire.island.heal()
+        return
+    stage.notes.append("connections held by proxies: this machine allows no network namespaces")
     both = (_proxied(stage).broker, _proxied(stage).database)
     for proxy in both:
         proxy.blackhole()
     yield
     for proxy in both:
         proxy.pass_through()
+
+
+def _place(proxy: Proxy) -> str:
+    return f"{proxy.host}:{proxy.port}"
 
 
 FAULTS = (
@@ -104,6 +144,6 @@ FAULTS = (
         hold=BLACKNESS,
         target=TWO_HEARTBEATS,
         allowed=Allowed(expired=True, reruns=True),
-        wire=proxies,
+        wire=island,
     ),
 )

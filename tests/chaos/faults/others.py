@@ -17,6 +17,8 @@ from tests.chaos.facts import depths_now
 from tests.chaos.ground import Ground
 from tests.chaos.history import Entry, History, Told
 from tests.chaos.run import Fault, Stage
+from tests.chaos.tools.clock import faketime_environment, remove_leftovers
+from tests.support.processes import SupportError
 from xml_pipeline.message_bus.messages import UsageEvent
 from xml_pipeline.message_bus.topology import Names
 
@@ -25,6 +27,23 @@ TIMES = 100
 BLOCKERS = 4
 # At most so many seconds before each statement of a router's transactions.
 SLOW = 0.06
+HOUR = 3600.0
+
+
+@contextmanager
+def wrong_clocks(ground: Ground, chance: Random) -> Iterator[Wire]:
+    """The first of each service has a clock that is an hour off, one way or the other."""
+
+    def how(name: str, number: int) -> Wiring:
+        if number != 0:
+            return Wiring()
+        environment = faketime_environment(chance.choice((-HOUR, HOUR)))
+        if environment is None:
+            raise SupportError("this fault needs libfaketime: install the package libfaketime")
+        return Wiring(environment)
+
+    yield how
+    remove_leftovers()
 
 
 @contextmanager
@@ -131,6 +150,13 @@ FAULTS = (
         hold=6.0,
         wire=slow_routers,
         short=True,
+    ),
+    Fault(
+        "clocks-wrong",
+        "One of each service with its clock an hour off: deadlines and holds are by the database's clock",
+        nothing,
+        hold=20.0,
+        wire=wrong_clocks,
     ),
     Fault(
         "usage-repeated",
