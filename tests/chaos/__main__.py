@@ -1,7 +1,8 @@
 """`make chaos`: every fault under load, each from a fresh organism to a verdict.
 
-`FAULT=name SEED=n` repeats one; `SHORT=1` is the short form; `BUGS=1` (or `BUG=name`) tries the checker: with a bug
-switched on it has to find something; `KEEP=folder` keeps what the runs leave behind.
+`FAULT=name SEED=n` repeats one, or some with commas between; `FAULT=mix MINUTES=30` mixes them by chance. `SHORT=1` is
+the short form. `BUGS=1` (or `BUG=name`) tries the checker: with a bug switched on it has to find something.
+`KEEP=folder` keeps what the runs leave behind.
 """
 
 from __future__ import annotations
@@ -11,41 +12,54 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos import report
+from tests.chaos.capacity import rate_for
 from tests.chaos.faults.catalogue import FAULTS, SEEN_ON, with_bug
+from tests.chaos.faults.mix import mix
 from tests.chaos.ground import Ground, prepared
 from tests.chaos.run import Fault, Report, run_fault
 
-SHORT_RATE = 10.0
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """What all runs of one call share. `rate`: injects a second."""
+
+    ground: Ground
+    folder: Path
+    seed: int
+    rate: float
+
+    def run(self, fault: Fault) -> Report:
+        """One run, told as soon as it has ended."""
+        done = run_fault(self.ground, fault, self.seed, self.rate, self.folder / fault.name)
+        print(report.row(done), flush=True)
+        for line in report.findings(done):
+            print(f"    {line}", flush=True)
+        return done
 
 
 def main() -> int:
     """Run what was asked for; 1 where a promise was not kept, or a bug not seen."""
-    seed = int(os.environ.get("SEED", "1"))
-    bugs = _bugs()
+    faults, bugs = _wanted(), _bugs()
     with prepared() as ground, _folder() as folder:
-        print(f"on {ground.broker.kind} and {ground.databases.kind}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        rate = rate_for(ground, folder / "capacity", short=bool(os.environ.get("SHORT") or bugs))
+        session = _Session(ground, folder, int(os.environ.get("SEED", "1")), rate)
+        print(f"on {ground.broker.kind} and {ground.databases.kind}, {rate:.1f} injects a second", flush=True)
         print(report.HEAD, flush=True)
         if bugs:
-            return _try_checker(ground, bugs, seed, folder)
-        reports = [_run(ground, fault, seed, folder) for fault in _wanted()]
+            return _try_checker(session, bugs)
+        reports = [session.run(fault) for fault in faults]
     print(report.closing(reports), flush=True)
     return 0 if all(one.passed for one in reports) else 1
 
 
-def _run(ground: Ground, fault: Fault, seed: int, folder: Path) -> Report:
-    done = run_fault(ground, fault, seed, SHORT_RATE, folder / fault.name)
-    print(report.row(done), flush=True)
-    for line in report.findings(done):
-        print(f"    {line}", flush=True)
-    return done
-
-
-def _try_checker(ground: Ground, bugs: Sequence[str], seed: int, folder: Path) -> int:
+def _try_checker(session: _Session, bugs: Sequence[str]) -> int:
     """Each bug has to be found by what it has lost, doubled or left behind; not by its slowness."""
-    seen = [bug for bug in bugs if not _run(ground, with_bug(bug), seed, folder).verdict.passed]
+    seen = [bug for bug in bugs if not session.run(with_bug(bug)).verdict.passed]
     print(f"checker: {len(seen)} bugs seen, {len(bugs) - len(seen)} not seen", flush=True)
     return 0 if len(seen) == len(bugs) else 1
 
@@ -60,13 +74,19 @@ def _bugs() -> Sequence[str]:
 
 
 def _wanted() -> Sequence[Fault]:
-    name = os.environ.get("FAULT")
-    if name is not None:
-        if name not in FAULTS:
-            sys.exit(f"there is no fault {name}: there are {', '.join(FAULTS)}")
-        return [FAULTS[name]]
+    names = os.environ.get("FAULT")
+    if names is not None:
+        return [_named(name) for name in names.split(",")]
     short = bool(os.environ.get("SHORT"))
     return [fault for fault in FAULTS.values() if fault.short or not short]
+
+
+def _named(name: str) -> Fault:
+    if name == "mix":
+        return mix(float(os.environ.get("MINUTES", "30")))
+    if name not in FAULTS:
+        sys.exit(f"there is no fault {name}: there are mix, {', '.join(FAULTS)}")
+    return FAULTS[name]
 
 
 @contextmanager

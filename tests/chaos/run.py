@@ -17,7 +17,7 @@ from random import Random
 import asyncpg
 
 from tests.chaos.checker import Allowed, Verdict, check
-from tests.chaos.crew import COUNTS, Crew, Wire, as_usual
+from tests.chaos.crew import COUNTS, Crew, Place, Wire, as_usual
 from tests.chaos.facts import read_facts_now
 from tests.chaos.ground import Ground, make_organism, queues_of
 from tests.support.broker import unique_organism
@@ -44,6 +44,16 @@ class Stage:
     struck_at: float = 0.0
     healed_at: float = 0.0
     notes: list[str] = field(default_factory=list)
+    shortcomings: list[str] = field(default_factory=list)  # what a fault itself found wrong
+    spared: frozenset[int] = frozenset()  # the numbers of places that no fault may touch
+
+    def victims(self, name: str) -> list[Place]:
+        """The services of this name that a fault may break."""
+        return [place for place in self.crew.of(name) if place.number not in self.spared]
+
+    def victim(self, name: str) -> Place:
+        """Any of them."""
+        return self.chance.choice(self.victims(name))
 
     def ask(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask the database, on a connection of its own."""
@@ -201,10 +211,12 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
     answered = stage.folder / "answered.jsonl"
     queues, crashes = queues_of(stage.organism), stage.crew.crashes
     facts = read_facts_now(stage.database_url, stage.amqp_url, queues, load.history, answered, crashes)
+    verdict = check(facts, fault.allowed)
+    verdict.off += stage.shortcomings
     return Report(
         fault=fault.name,
         seed=seed,
-        verdict=check(facts, fault.allowed),
+        verdict=verdict,
         target=fault.target,
         recovery=_first_closed(stage),
         gap=_longest_gap(stage),

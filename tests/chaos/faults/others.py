@@ -94,7 +94,7 @@ def usage_queue_missing(stage: Stage) -> Iterator[None]:
     What was in the queue comes back with it, so that whatever is lost was lost by a publisher.
     """
     queue = Names(stage.organism).usage
-    with stage.crew.gone(stage.crew.of("usage")):
+    with stage.crew.gone(stage.victims("usage")):
         kept = asyncio.run(_taken_and_deleted(stage, queue))
         stage.crew.wait(4.0)
     stage.crew.wait_for(lambda: _exists(stage, queue), limit=20.0)

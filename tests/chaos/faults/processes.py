@@ -32,7 +32,7 @@ def killed(name: str) -> Strike:
     @contextmanager
     def strike(stage: Stage) -> Iterator[None]:
         for _ in range(TIMES):
-            stage.healed_at = stage.crew.kill(stage.chance.choice(stage.crew.of(name)))
+            stage.healed_at = stage.crew.kill(stage.victim(name))
             stage.crew.wait(PAUSE)
         yield
 
@@ -73,7 +73,7 @@ def suspended(name: str, seconds: float) -> Strike:
 
     @contextmanager
     def strike(stage: Stage) -> Iterator[None]:
-        place = stage.chance.choice(stage.crew.of(name))
+        place = stage.victim(name)
         with stopped([place.service.process.pid]):
             stage.crew.wait(seconds)
         yield
@@ -84,7 +84,7 @@ def suspended(name: str, seconds: float) -> Strike:
 @contextmanager
 def rolling_restart(stage: Stage) -> Iterator[None]:
     """Every service is stopped in order and started again, one after the other, as an upgrade does."""
-    places = list(stage.crew.places)
+    places = [place for place in stage.crew.places if place.number not in stage.spared]
     stage.chance.shuffle(places)
     for place in places:
         stage.crew.stop(place)
