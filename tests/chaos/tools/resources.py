@@ -52,7 +52,7 @@ class Growth:
 
 
 class Sampler:
-    """Takes a sample of each service every so many seconds, inside a `with` block. Its own errors are raised at the end.
+    """Takes a sample of each service every so many seconds, inside a `with` block; raises its own errors at the end.
 
     `watched` tells the services' process ids, and is asked each time: they may be started again meanwhile.
     A service without a living process gives no sample. With `table`, each sample is also a line of that CSV file.
