@@ -52,10 +52,11 @@ class Growth:
 
 
 class Sampler:
-    """Takes a sample of each service every so many seconds, inside a `with` block; raises its own errors at the end.
+    """Takes a sample of each service every so many seconds, inside a `with` block.
 
     `watched` tells the services' process ids, and is asked each time: they may be started again meanwhile.
     A service without a living process gives no sample. With `table`, each sample is also a line of that CSV file.
+    An error in between is raised at the end of the block.
     """
 
     def __init__(self, watched: Watched, *, every: float = 5.0, table: Path | None = None) -> None:
