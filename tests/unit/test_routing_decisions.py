@@ -13,7 +13,7 @@ from tests.support import routing as given
 from xml_pipeline.envelope.codec import canonical_payload, payload_tag
 from xml_pipeline.envelope.model import API, SYSTEM, Kind, Outcome, Output, Turn
 from xml_pipeline.organism.catalog import Catalog
-from xml_pipeline.organism.model import Limits, Organism, Retry
+from xml_pipeline.organism.model import RETRIED, Limits, Organism, Retry
 from xml_pipeline.routing.decisions import Decision, decide, retry_delay
 from xml_pipeline.routing.items import Inject, Item, Junk, Orphaned, Overdue, Returned, TurnReport
 from xml_pipeline.routing.system_messages import huh, not_reachable, read_error, system_error
@@ -211,7 +211,7 @@ def test_a_callee_that_ends_without_an_answer_gives_one_by_the_system() -> None:
     message = _only(changes)
     assert (message.from_id, message.to_id, message.kind, message.remaining) == ("bob", "ann", "error", 0)
     assert read_error(message.body).code == "no-answer"
-    assert message.id == uuid5(inner.id, "answer")
+    assert message.id == uuid5(changes.closings[0].message_id, "answer")
 
 
 def test_a_call_with_answers_to_come_is_not_over() -> None:
@@ -378,6 +378,19 @@ def test_an_overdue_message_is_sent_again_at_once_and_lost_in_the_end() -> None:
     changes = scene.changes(Overdue(first.id, 1), Overdue(last.id, 2))
     assert [p.delay for p in changes.postponements] == [0.0]
     assert [letter.code for letter in changes.dead_letters] == ["lost"]
+
+
+@pytest.mark.parametrize("outcome", RETRIED)
+def test_only_the_outcomes_that_are_listed_are_tried_again(outcome: str) -> None:
+    for on in ((outcome,), tuple(other for other in RETRIED if other != outcome)):
+        scene = Scene(given.organism(given.listener("ann", on=on)))
+        message = scene.out(scene.call(API, "ann"))
+        lost = Overdue(message.id, 1)
+        item = lost if outcome == "lost" else given.failed(message.id, outcome=Outcome(outcome))
+        changes = scene.changes(item)
+        retried = [(one.message_id, one.jitter) for one in changes.postponements]
+        letters = [(letter.message_id, letter.attempts) for letter in changes.dead_letters]
+        assert (retried, letters) == (([(message.id, 0.2)], []) if outcome in on else ([], [(message.id, 1)]))
 
 
 def test_an_overdue_message_that_moved_on_is_left_alone() -> None:
