@@ -97,9 +97,8 @@ def letter_view(letter: Json) -> RenderableType:
     head = Text.assemble((letter["id"], "bold"), "  ", (letter["code"], "red"))
     head.append(f"  {views.count(letter['attempts'], 'attempt')}, {views.ago(letter['createdAt'])}", style="dim")
     parts: list[RenderableType] = [head, Text(letter["reason"], style="red")]
-    for name in ("listener", "threadId", "messageId", "redriveId"):
-        if letter[name]:
-            parts.append(Text.assemble((f"{name.removesuffix('Id'):9}", "dim"), letter[name]))
+    known = [name for name in ("listener", "threadId", "messageId", "redriveId") if letter[name]]
+    parts.extend(Text.assemble((f"{name.removesuffix('Id'):9}", "dim"), letter[name]) for name in known)
     content = letter["xml"] if letter["xml"] is not None else f"{letter['body']}  (base64)"
     parts.append(Text(content))
     if letter["redrivable"]:
