@@ -71,7 +71,9 @@ class Scene:
     def letter(self, letter: DeadLetterRow, *, kind: Kind = Kind.REQUEST, answers: UUID | None = None) -> LetterRow:
         """A dead letter about a message that was in this scene, or about none."""
         message = self.messages.get(letter.message_id) if letter.message_id else None
-        old = message and OldMessage(message.id, message.from_id, kind.value, message.call_id, answers, message.hop)
+        old = None
+        if message is not None:
+            old = OldMessage(message.id, message.from_id, kind.value, message.call_id, answers, message.hop)
         row = LetterRow(letter.id, letter.message_id, frozenset(letter.calls), letter.failed, old)
         self.letters[row.id] = row
         return row

@@ -128,7 +128,7 @@ def test_one_that_fails_again_leaves_a_letter_of_its_own_and_tells_again() -> No
     assert (second.id, second.message_id) == (uuid5(again.id, "dead-letter"), again.id)
     assert second.id != letter.id
     assert error.id not in scene.messages
-    assert (set(second.calls), second.failed, _thread(changes).failed) == (letter.calls, True, 1)
+    assert (frozenset(second.calls), second.failed, _thread(changes).failed) == (letter.calls, True, 1)
 
 
 @pytest.mark.parametrize(("to", "code"), [("bob", "invalid-payload"), ("gone", "not-reachable")])
@@ -139,7 +139,7 @@ def test_what_the_configuration_refuses_by_now_tells_nobody_twice(to: str, code:
     changes = scene.changes(scene.redrive(letter, to, b"<old.question></old.question>"))
     (message,), (second,) = changes.inserts, changes.dead_letters
     assert (message.state, message.outcome, message.redrive_of) == ("closed", "failed", letter.message_id)
-    assert (second.code, set(second.calls), second.failed) == (code, letter.calls, True)
+    assert (second.code, frozenset(second.calls), second.failed) == (code, letter.calls, True)
     assert (_thread(changes).open, _thread(changes).failed) == (0, 1)
     assert [call for call in changes.changed_calls if not call.answered] == []
 
@@ -174,7 +174,7 @@ def test_a_redrive_that_cannot_be_routed_is_a_letter_about_the_same_message() ->
     again = scene.redrive(letter, "bob")
     changes = scene.changes(Junk(uuid4(), "22021", b"", "unroutable", again.message_id))
     (second,) = changes.dead_letters
-    assert (second.message_id, set(second.calls), second.failed) == (letter.message_id, letter.calls, True)
+    assert (second.message_id, frozenset(second.calls), second.failed) == (letter.message_id, letter.calls, True)
     assert second.id != letter.id
     assert (_thread(changes).open, _thread(changes).failed, changes.inserts) == (0, 1, ())
 
