@@ -115,7 +115,8 @@ async def test_going_down_gives_up_redrives_that_no_router_has_taken(
     async with database.begin() as connection:
         for statement in (
             "insert into threads (id, status, open, failed) values (:id, 'active', 1, 1)",
-            "insert into inbox (id, thread_id, to_id, request_hash, body, letter_id) values (:id, :id, 'x', '', '', :id)",
+            "insert into inbox (id, thread_id, to_id, request_hash, body, letter_id)"
+            " values (:id, :id, 'x', '', '', :id)",
         ):
             await connection.execute(text(statement), {"id": id_})
     await migrate_database(empty_database_url, revision="0001")
