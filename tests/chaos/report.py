@@ -8,7 +8,7 @@ from tests.chaos.run import Report
 
 _MOST_FINDINGS = 12
 _COLUMNS = (
-    ("fault", -24),
+    ("fault", -32),
     ("seed", 5),
     ("ok", 6),
     ("unknown", 8),

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.chaos.checker import Allowed
+from tests.chaos.ground import queues_of
 from tests.chaos.run import Fault, Stage
+from tests.chaos.tools.broker_control import BrokerControl, memory_alarm
 
 # What was handed out before may be past its deadline when the broker is back.
 LATE = Allowed(reruns=True)
 # What the broker forgot was confirmed: assignments run again, usage is booked at the size of its hold.
 FORGOTTEN = Allowed(expired=True, reruns=True)
 OUTAGE = 3.0
+ROUNDS = 10
 
 
 @contextmanager
@@ -50,6 +53,39 @@ def emptied(stage: Stage) -> Iterator[None]:
     stage.ground.node.start()
 
 
+@contextmanager
+def alarmed(stage: Stage) -> Iterator[None]:
+    """It says that it is out of memory, and takes nothing from those who publish."""
+    with memory_alarm(stage.ground.node):
+        yield
+
+
+@contextmanager
+def purged(stage: Stage) -> Iterator[None]:
+    """What waits in its queues is dropped, again and again."""
+    control, dropped = BrokerControl(stage.amqp_url), 0
+    for _ in range(ROUNDS):
+        dropped += sum(control.purge(queue) for queue in _queues(stage))
+        stage.crew.wait(0.2)
+    stage.notes.append(f"{dropped} messages dropped in {ROUNDS} rounds")
+    yield
+
+
+@contextmanager
+def queues_deleted(stage: Stage) -> Iterator[None]:
+    """Its queues are deleted, used as they are."""
+    control = BrokerControl(stage.amqp_url)
+    lost = sum(control.delete(queue) for queue in _queues(stage))
+    stage.notes.append(f"{lost} messages went with their queues")
+    yield
+
+
+def _queues(stage: Stage) -> list[str]:
+    queues = queues_of(stage.organism)
+    stage.chance.shuffle(queues)
+    return queues
+
+
 FAULTS = (
     Fault(
         "broker-restarted",
@@ -81,6 +117,31 @@ FAULTS = (
         "A broker that comes back empty: all that it held is made again from the database",
         emptied,
         hold=OUTAGE,
+        target=10.0,
+        allowed=FORGOTTEN,
+        short=True,
+    ),
+    Fault(
+        "memory-alarm",
+        "A broker that blocks its publishers: injects are accepted, and wait in the database",
+        alarmed,
+        hold=10.0,
+        target=5.0,
+        allowed=LATE,
+    ),
+    Fault(
+        "queues-purged",
+        "Queues purged under load: what was in them is handed out again",
+        purged,
+        hold=1.0,
+        target=5.0,
+        allowed=FORGOTTEN,
+    ),
+    Fault(
+        "queues-deleted",
+        "Queues deleted under load: they are made again, and what was in them is handed out again",
+        queues_deleted,
+        hold=1.0,
         target=10.0,
         allowed=FORGOTTEN,
         short=True,
