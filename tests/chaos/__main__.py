@@ -2,7 +2,7 @@
 
 `FAULT=name SEED=n` repeats one, or some with commas between; `FAULT=mix MINUTES=30` mixes them by chance. `SHORT=1` is
 the short form. `BUGS=1` (or `BUG=name`) tries the checker: with a bug switched on it has to find something.
-`KEEP=folder` keeps what the runs leave behind.
+`KEEP=folder` keeps what the runs leave behind, `TABLE=file` gets the results as Markdown.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tests.chaos.capacity import rate_for
 from tests.chaos.faults.catalogue import FAULTS, SEEN_ON, with_bug
 from tests.chaos.faults.mix import mix
 from tests.chaos.ground import Ground, prepared
-from tests.chaos.run import Fault, Report, run_fault
+from tests.chaos.run import Fault, Report, failed, run_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,12 @@ class _Session:
     rate: float
 
     def run(self, fault: Fault) -> Report:
-        """One run, told as soon as it has ended."""
-        done = run_fault(self.ground, fault, self.seed, self.rate, self.folder / fault.name)
+        """One run, told as soon as it has ended. A run that could not be made has failed, and the others go on."""
+        try:
+            done = run_fault(self.ground, fault, self.seed, self.rate, self.folder / fault.name)
+        except Exception as error:
+            traceback.print_exc()
+            done = failed(fault, self.seed, self.rate, f"it could not be run: {error!r}")
         print(report.row(done), flush=True)
         for line in report.findings(done):
             print(f"    {line}", flush=True)
@@ -53,6 +58,8 @@ def main() -> int:
         if bugs:
             return _try_checker(session, bugs)
         reports = [session.run(fault) for fault in faults]
+    if os.environ.get("TABLE"):
+        Path(os.environ["TABLE"]).write_text("\n".join(report.markdown(reports)) + "\n")
     print(report.closing(reports), flush=True)
     return 0 if all(one.passed for one in reports) else 1
 

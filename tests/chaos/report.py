@@ -31,8 +31,15 @@ HEAD = "".join(f"{name:>{width}}" if width > 0 else f"{name:<{-width}}" for name
 
 def row(report: Report) -> str:
     """One run in one line."""
+    return "".join(
+        f"{value:>{width}}" if width > 0 else f"{value:<{-width}}"
+        for value, (_, width) in zip(_values(report), _COLUMNS, strict=True)
+    )
+
+
+def _values(report: Report) -> tuple[object, ...]:
     verdict = report.verdict
-    values = (
+    return (
         report.fault,
         report.seed,
         verdict.accepted,
@@ -51,10 +58,15 @@ def row(report: Report) -> str:
         f"{report.seconds:.0f} s",
         "" if report.passed else "FAILED",
     )
-    return "".join(
-        f"{value:>{width}}" if width > 0 else f"{value:<{-width}}"
-        for value, (_, width) in zip(values, _COLUMNS, strict=True)
-    )
+
+
+def markdown(reports: Sequence[Report]) -> Iterator[str]:
+    """The runs as lines of a table for docs/reliability.md."""
+    names = [name or "kept" for name, _ in _COLUMNS]
+    yield f"| {' | '.join(names)} |"
+    yield f"| {' | '.join('---' if name == 'fault' else '---:' for name in names)} |"
+    for report in reports:
+        yield f"| {' | '.join(map(str, (*_values(report)[:-1], 'yes' if report.passed else 'NO')))} |"
 
 
 def findings(report: Report) -> Iterator[str]:

@@ -228,6 +228,11 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
     )
 
 
+def failed(fault: Fault, seed: int, rate: float, reason: str) -> Report:
+    """A run that came to no verdict."""
+    return Report(fault.name, seed, Verdict(off=[reason]), fault.target, None, None, None, 0, 0.0, rate)
+
+
 _HANDLED = "from messages where outcome = 'handled' and closed_at > to_timestamp($1)"
 _FIRST = f"select extract(epoch from min(closed_at))::float8 {_HANDLED}"  # noqa: S608 - no input of anybody
 _GAP = f"""

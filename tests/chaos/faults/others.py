@@ -9,7 +9,7 @@ from random import Random
 
 import aio_pika
 import httpx
-from aio_pika.exceptions import ChannelPreconditionFailed
+from aio_pika.abc import AbstractIncomingMessage
 
 from tests.chaos.checker import Allowed
 from tests.chaos.crew import Wire, Wiring, broken
@@ -103,19 +103,21 @@ def usage_queue_missing(stage: Stage) -> Iterator[None]:
 
 
 async def _taken_and_deleted(stage: Stage, name: str) -> list[bytes]:
+    """A consumer takes all there is while the queue is deleted: a quorum queue cannot be deleted only when empty."""
     connection = await aio_pika.connect(stage.amqp_url)
     kept: list[bytes] = []
+
+    async def keep(message: AbstractIncomingMessage) -> None:
+        kept.append(message.body)
+
     async with connection:
-        while True:
-            channel = await connection.channel()
-            queue = await channel.get_queue(name)
-            while (message := await queue.get(no_ack=True, fail=False)) is not None:
-                kept.append(message.body)
-            try:
-                await queue.delete(if_unused=False, if_empty=True)
-            except ChannelPreconditionFailed:  # something came in between
-                continue
-            return kept
+        taking, deleting = await connection.channel(), await connection.channel()
+        await (await taking.get_queue(name)).consume(keep, no_ack=True)
+        await asyncio.sleep(0.5)
+        deleted = await deleting.queue_delete(name)
+        await asyncio.sleep(0.2)
+    stage.notes.append(f"{len(kept)} messages kept, {deleted.message_count} lost with the queue")
+    return kept
 
 
 def _exists(stage: Stage, queue: str) -> bool:
