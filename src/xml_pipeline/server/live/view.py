@@ -16,7 +16,8 @@ from xml_pipeline.server.feed import Hub, dumped
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.feed import LiveFeed
 from xml_pipeline.server.live.history import read_history
-from xml_pipeline.server.live.injects import Injector, prepare, refused
+from xml_pipeline.server.live.injector import Injector
+from xml_pipeline.server.live.injects import prepare, refused
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.paced import Paced
 from xml_pipeline.server.live.records import message_info, thread_info
@@ -49,7 +50,7 @@ class LiveView:
         self._began = time.monotonic()
         self._usage = LiveUsage(db, current)
         self.reloader = Reloader(bus, db, current, outbox)
-        self.injector = Injector(db)
+        self.injector = Injector(db, current)
         self._activity = Paced(self._read_activity)
         self._message_count = Paced(self._read_message_count)
 
@@ -259,8 +260,8 @@ class LiveView:
         row = prepare(inject, self.current.value)
         with self._feed.waiting_for_reply(str(row.id)) as coming:
             accepted = await self.injector.accept(row)
-            if isinstance(accepted, inbox.Refusal):
-                raise refused(accepted, row.thread_id)
+            if not isinstance(accepted, inbox.Accepted):
+                raise refused(accepted, row, self.current.organism)
             self._announce(accepted, row)
             answer = models.InjectAnswer(thread_id=str(accepted.thread_id), message_id=str(accepted.message_id))
             if inject.wait > 0:
