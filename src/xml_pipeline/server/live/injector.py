@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -40,7 +40,7 @@ class Injector:
         self._db = db
         self._answer_within = answer_within
         self._backlog = KnownBacklog(current)
-        self._queue: deque[_Waiting] = deque()
+        self._queue: OrderedDict[_Waiting, None] = OrderedDict()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
 
@@ -57,7 +57,7 @@ class Injector:
             return waiting.answer.result()
         finally:
             # Nobody waits for it any more: what is not in a batch by now enters none.
-            waiting.answer.cancel()
+            self._leave(waiting)
 
     async def run(self) -> None:
         """Serve until cancelled; whoever waits then is told that it is over."""
@@ -77,20 +77,25 @@ class Injector:
         if len(self._queue) >= MOST_WAITING or self._queued_bytes >= MOST_WAITING_BYTES:
             raise Unavailable("too many injects wait for the database")
         waiting = _Waiting(row)
-        self._queue.append(waiting)
+        self._queue[waiting] = None
         self._queued_bytes += len(row.body)
         self._wake.set()
         return waiting
+
+    def _leave(self, waiting: _Waiting) -> None:
+        if waiting in self._queue:
+            del self._queue[waiting]
+            self._queued_bytes -= len(waiting.row.body)
+        waiting.answer.cancel()
 
     def _collect(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
         while self._queue and len(batch) < BATCH and size < BATCH_BYTES:
-            waiting = self._queue.popleft()
-            self._queued_bytes -= len(waiting.row.body)
-            if not waiting.answer.done():
-                batch.append(waiting)
-                size += len(waiting.row.body)
+            waiting, _ = self._queue.popitem(last=False)
+            batch.append(waiting)
+            size += len(waiting.row.body)
+        self._queued_bytes -= size
         if not self._queue:
             self._wake.clear()
         return batch

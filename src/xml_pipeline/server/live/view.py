@@ -32,6 +32,8 @@ _HEALTH_TIMEOUT = 2.0
 # How soon, in seconds, a waiting caller looks into the database, and how seldom: the feed usually tells first.
 _FIRST_LOOK = 0.5
 _SELDOM = 4.0
+# How long, in seconds, such a look may take: the caller has its ids already.
+_LOOK = 2.0
 
 
 class LiveView:
@@ -296,7 +298,7 @@ class LiveView:
 
     async def _stored_reply(self, accepted: inbox.Accepted) -> models.MessageInfo | None:
         try:
-            async with self._db.begin() as connection:
+            async with self._db.within(_LOOK).begin() as connection:
                 record = await messages.reply_to(connection, accepted.message_id)
         except DatabaseUnavailable:
             # It was accepted: the caller gets the ids when time is up.
