@@ -51,6 +51,17 @@ async def test_while_the_broker_is_gone_injects_are_accepted_and_go_on_when_it_i
     await every_thread_ends(fleet, 40)
 
 
+async def test_a_broker_that_takes_no_publishes_refuses_no_inject_and_all_goes_on_after(
+    fleet: Fleet, own_broker: Broker
+) -> None:
+    await inject_all(fleet.urls(), "greeter", DAN, 20)
+    await asyncio.to_thread(own_broker.node.control, "set_vm_memory_high_watermark", "0.0000001")
+    async with asyncio.timeout(10.0):
+        await inject_all(fleet.urls(), "greeter", DAN, 100)
+    await asyncio.to_thread(own_broker.node.control, "set_vm_memory_high_watermark", "0.6")
+    await every_thread_ends(fleet, 120)
+
+
 async def test_a_broker_that_comes_back_empty_loses_nothing(fleet: Fleet, own_broker: Broker) -> None:
     injecting = asyncio.create_task(inject_all(fleet.urls(), "greeter", DAN, 60))
     await asyncio.to_thread(own_broker.node.stop)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from tests.support.postgres_server import PostgresServer
 from xml_pipeline.errors import DatabaseUnavailable
@@ -87,6 +87,69 @@ async def test_a_statement_that_hangs_ends(database: Database) -> None:
         async with database.begin() as connection:
             await connection.execute(text("select pg_sleep(600)"))
     await database.ping()
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["53100", "53200", "53300", "57014", "57P01", "57P03", "58030", "25006", "08006", "25P03"],
+)
+async def test_what_says_nothing_about_the_statement_is_unavailable(database: Database, state: str) -> None:
+    """A full disk, no memory, no connections, a cancelled statement, a shutdown, a recovery, a bad disk, a standby."""
+    with pytest.raises(DatabaseUnavailable):
+        async with database.begin() as connection:
+            await connection.execute(text(f"do $$ begin raise exception using errcode = '{state}'; end $$"))
+    await database.ping()
+
+
+@pytest.mark.parametrize("state", ["22003", "23514", "40001", "42P01", "55P03", "P0001"])
+async def test_what_is_about_the_statement_is_not(database: Database, state: str) -> None:
+    with pytest.raises(DBAPIError):
+        async with database.begin() as connection:
+            await connection.execute(text(f"do $$ begin raise exception using errcode = '{state}'; end $$"))
+
+
+async def test_a_statement_timeout_of_the_servers_own_is_unavailable(database: Database) -> None:
+    async def too_slow() -> None:
+        async with database.begin() as connection:
+            await connection.execute(text("set local statement_timeout = '50ms'"))
+            await connection.execute(text("select pg_sleep(600)"))
+
+    with pytest.raises(DatabaseUnavailable):
+        await too_slow()
+    await database.ping()
+
+
+async def test_who_cannot_wait_gives_the_whole_transaction_up(server: PostgresServer) -> None:
+    database = Database.connect(server.url(), pool_size=1, max_overflow=0)
+
+    async def many_quick_statements() -> None:
+        async with database.within(0.3).begin() as connection:
+            await connection.execute(text("create table never (i int)"))
+            while True:
+                await connection.execute(text("select pg_sleep(0.05)"))
+
+    with pytest.raises(DatabaseUnavailable, match="took too long"):
+        await many_quick_statements()
+    async with database.begin() as connection:
+        assert await connection.scalar(text("select to_regclass('never')")) is None
+    await database.close()
+
+
+async def test_a_frozen_server_is_unavailable_in_time_and_can_be_left(server: PostgresServer) -> None:
+    database = Database.connect(server.url(), pool_size=2, max_overflow=0, connect_timeout=1.0)
+    await asyncio.gather(*(database.ping() for _ in range(2)))
+    server.suspend()
+    try:
+        async with asyncio.timeout(15.0):
+            pings = [database.within(1.0).ping() for _ in range(10)]
+            outcomes = await asyncio.gather(*pings, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {DatabaseUnavailable}
+            await database.close()
+    finally:
+        server.resume()
+    again = Database.connect(server.url())
+    await again.ping()
+    await again.close()
 
 
 async def test_a_pool_in_use_says_so(server: PostgresServer) -> None:

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from xml_pipeline.storage import threads
+from xml_pipeline.storage.backlog import Backlog, BacklogLimits, Full
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.inbox import Accepted, Inject, Refusal, accept
+from xml_pipeline.storage.inbox import Accepted, Answer, Inject, Refusal, accept
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def _inject(*, id_: UUID | None = None, thread: UUID | None = None, said: bytes 
     return Inject(id_, thread or uuid5(id_, "thread"), "greeter", said, b"<message/>")
 
 
-async def _accept(database: Database, *injects: Inject) -> list[Accepted | Refusal]:
+async def _accept(database: Database, *injects: Inject, backlog: Backlog | None = None) -> list[Answer]:
     async with database.begin() as connection:
-        return await accept(connection, injects)
+        return await accept(connection, injects, backlog)
 
 
 async def _counts(database: Database) -> dict[UUID, tuple[int, int]]:
@@ -105,7 +106,7 @@ async def test_gateways_that_race_with_the_same_keys_accept_each_once(database: 
     # Half of the keys name no thread, and each gateway makes one of its own for them: the worst case.
     places = {key: uuid4() if index % 2 else None for index, key in enumerate(keys)}
 
-    async def gateway() -> list[list[Accepted | Refusal]]:
+    async def gateway() -> list[list[Answer]]:
         mine = [_inject(id_=key, thread=places[key] or uuid4()) for key in chance.sample(keys, len(keys))]
         return [await _accept(database, *mine[start : start + 8]) for start in range(0, len(mine), 8)]
 
@@ -134,3 +135,48 @@ async def test_an_inject_that_races_a_kill_is_refused_or_closed(database: Databa
     assert record is not None
     assert record.status == "killed"
     assert (await _counts(database))[thread][0] == 0
+
+
+ROOMY = BacklogLimits(organism=1000, thread=3, listener=1000)
+
+
+async def test_a_full_thread_takes_no_more_and_a_repeated_key_gets_its_first_answer(database: Database) -> None:
+    thread = uuid4()
+    first = [_inject(thread=thread) for _ in range(5)]
+    answers = await _accept(database, *first, backlog=Backlog(ROOMY, {}))
+    assert [isinstance(answer, Accepted) for answer in answers] == [True] * 3 + [False] * 2
+    assert answers[3:] == [Full.THREAD] * 2
+    elsewhere = _inject()
+    again = await _accept(database, first[0], first[4], elsewhere, backlog=Backlog(ROOMY, {}))
+    assert again[0] == Accepted(first[0].id, thread, repeated=True)
+    assert again[1] is Full.THREAD
+    assert isinstance(again[2], Accepted)
+    assert await _counts(database) == {thread: (3, 3), elsewhere.thread_id: (1, 1)}
+
+
+async def test_gateways_that_race_for_one_thread_never_pass_its_limit(database: Database) -> None:
+    thread = uuid4()
+
+    async def gateway() -> list[Answer]:
+        return [(await _accept(database, _inject(thread=thread), backlog=Backlog(ROOMY, {})))[0] for _ in range(4)]
+
+    answers = [answer for all_ in await asyncio.gather(*(gateway() for _ in range(6))) for answer in all_]
+    assert sum(isinstance(answer, Accepted) for answer in answers) == 3
+    assert answers.count(Full.THREAD) == 21
+    assert await _counts(database) == {thread: (3, 3)}
+
+
+async def test_what_finds_the_organism_full_leaves_no_thread_behind(database: Database) -> None:
+    limits = BacklogLimits(organism=10, thread=10, listener=10)
+    answers = await _accept(database, _inject(), _inject(), backlog=Backlog(limits, {"shouter": 9}))
+    assert isinstance(answers[0], Accepted)
+    assert answers[1] is Full.ORGANISM
+    assert len(await _counts(database)) == 1
+
+
+async def test_a_killed_thread_is_said_to_be_killed_however_full_it_was(database: Database) -> None:
+    thread = uuid4()
+    await _accept(database, *(_inject(thread=thread) for _ in range(3)), backlog=Backlog(ROOMY, {}))
+    async with database.begin() as connection:
+        await threads.kill_thread(connection, thread, actor="test")
+    assert await _accept(database, _inject(thread=thread), backlog=Backlog(ROOMY, {})) == [Refusal.KILLED]

@@ -59,6 +59,9 @@ class Controllable(Protocol):
     def wipe(self) -> None:
         """Forget what it stored, while it is stopped."""
 
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl on it, and return what it printed."""
+
     def close(self) -> None:
         """End it and remove what it left."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -11,6 +12,8 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
+
+import psutil
 
 from tests.support.processes import SupportError, end, free_port, spawn, tail, wait_until
 
@@ -85,6 +88,22 @@ class PostgresServer:
         """Stop the server as in a crash: what it had not yet written is recovered at the next start."""
         if self._process is not None:
             end(self._process, ask=signal.SIGQUIT)
+
+    def suspend(self) -> None:
+        """Freeze the server with all its sessions: connections stay open and nothing answers."""
+        self._send_to_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended server go on."""
+        self._send_to_all(signal.SIGCONT)
+
+    def _send_to_all(self, number: signal.Signals) -> None:
+        postmaster = psutil.Process(self.pid)
+        # The parent first when it stops and last when it goes on: it starts no more in between.
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family if number is signal.SIGSTOP else reversed(family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def close(self) -> None:
         """Stop the server and remove its data."""

@@ -116,6 +116,14 @@ class RabbitMQContainer:
         self._container.stop()
         self._created = False
 
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl in it, and return what it printed."""
+        status, output = self._container.get_wrapped_container().exec_run(["rabbitmqctl", "--quiet", *arguments])
+        said = bytes(output).decode(errors="replace")
+        if status != 0:
+            raise SupportError(f"rabbitmqctl {' '.join(arguments)}: {said.strip()}")
+        return said
+
     def close(self) -> None:
         """Remove the container."""
         self._container.stop()

@@ -9,7 +9,7 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
-from xml_pipeline.errors import InvalidPayload
+from xml_pipeline.errors import DatabaseUnavailable, InvalidPayload
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.server import feed, parameters
 from xml_pipeline.server.contracts import check_json
@@ -180,3 +180,25 @@ async def test_a_slow_query_is_not_asked_again_at_once() -> None:
 
     paced = Paced(slow)
     assert await asyncio.gather(*(paced.get() for _ in range(5))) == [1] * 5
+
+
+async def test_those_who_ask_while_it_fails_fail_with_it_and_the_next_asks_anew() -> None:
+    asked = 0
+    fails = asyncio.Event()
+
+    async def failing() -> int:
+        nonlocal asked
+        asked += 1
+        await fails.wait()
+        if asked == 1:
+            raise DatabaseUnavailable("gone")
+        return asked
+
+    paced = Paced(failing)
+    together = [asyncio.create_task(paced.get()) for _ in range(5)]
+    await asyncio.sleep(0)
+    fails.set()
+    outcomes = await asyncio.gather(*together, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 5
+    assert asked == 1
+    assert await paced.get() == 2

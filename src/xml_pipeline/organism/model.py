@@ -43,6 +43,7 @@ class Listener:
 
     `accepts_errors` and `accepts_huh` tell whether the handler's annotation takes `SystemError` and `Huh`.
     `window` is the most messages that may be out at once, None: derived from what the workers can hold.
+    `max_backlog` is the most that may be open before injects are refused, None: the organism's limit for each listener.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Listener:
     retry: Retry = field(default_factory=Retry)
     window: int | None = None
     model: str | None = None
+    max_backlog: int | None = None
 
     @property
     def responds(self) -> bool:
@@ -93,12 +95,19 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Runaway guards of a thread, and the largest envelope in bytes."""
+    """Runaway guards of a thread, the largest envelope in bytes, and how much may be accepted and not yet done.
+
+    A backlog is in messages: in all, of each listener that has no limit of its own, of each thread. Only injects are
+    refused by it.
+    """
 
     max_hops: int = 100
     max_messages_per_thread: int = 10_000
     max_outputs_per_turn: int = 100
     max_envelope_bytes: int = 256 * 1024
+    max_backlog: int = 100_000
+    max_backlog_per_listener: int = 50_000
+    max_backlog_per_thread: int = 5_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,9 @@ _LIMITS: Mapping[str, Read] = {
     "max_messages_per_thread": _count,
     "max_outputs_per_turn": _count,
     "max_envelope_bytes": _count,
+    "max_backlog": _count,
+    "max_backlog_per_listener": _count,
+    "max_backlog_per_thread": _count,
 }
 _ORGANISM: Mapping[str, Read] = {
     "name": _checked_name(organism_name_fault),
@@ -254,6 +257,7 @@ _LISTENER: Mapping[str, Read] = {
     "retry": _section(Retry, _RETRY),
     "window": _count,
     "model": _text,
+    "max_backlog": _count,
 }
 _LLM: Mapping[str, Read] = {
     "provider": _one_of(PROVIDERS),

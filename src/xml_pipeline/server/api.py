@@ -209,7 +209,7 @@ def _message_routes(router: APIRouter, view: OrganismView) -> None:
         f"{PREFIX}/inject",
         tags=["messages"],
         response_model_exclude_none=True,
-        responses=problem_responses(400, 409, 413, 422),
+        responses=problem_responses(400, 409, 413, 422, 429),
     )
     async def inject(
         request: models.InjectRequest, response: Response, key: KeyParameter, wait: WaitParameter

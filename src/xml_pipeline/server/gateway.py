@@ -21,6 +21,7 @@ from xml_pipeline.server.http_server import HttpServer, bind
 from xml_pipeline.server.live.catch_up import CatchUp
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.feed import LiveFeed
+from xml_pipeline.server.live.limits import ANSWER_WITHIN
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.view import LiveView
 from xml_pipeline.storage import configuration
@@ -70,6 +71,7 @@ async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str) ->
         published = await configuration.publish(connection, organism)
         started_at = await database_time(connection)
     current = Current(await asyncio.to_thread(Configured.of, organism, published.version))
+    db = db.within(ANSWER_WITHIN)
     names = Names(organism.name)
     hub, outbox, poke = Hub(), Outbox(bus, names), asyncio.Event()
     feed = LiveFeed(names, current, hub, poke.set)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 from xml_pipeline.errors import Fault
 from xml_pipeline.server.problems import Problem
+
+# Seconds; not the same for all who are sent away, so that they do not come back in one moment.
+_COME_BACK = (1, 3)
 
 
 def unknown_target(name: str) -> Problem:
@@ -61,3 +66,10 @@ def bad_thread_id() -> Problem:
 def too_large(limit: int) -> Problem:
     """A body is bounded; `limit` in bytes."""
     return Problem(413, "too-large", f"the body is larger than {limit} bytes")
+
+
+def backlog_full(code: str, whose: str, limit: int) -> Problem:
+    """So much is accepted and not done that nothing more is taken for now; `limit` in messages."""
+    seconds = random.randint(*_COME_BACK)  # noqa: S311 - jitter is no secret
+    text = f"the backlog of {whose} is at its limit of {limit} messages; try again in {seconds} seconds"
+    return Problem(429, code, text, headers={"Retry-After": str(seconds)})

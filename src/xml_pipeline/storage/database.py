@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from xml_pipeline.storage.dsn import Dsn, parse_dsn
 
 CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 5.0
 # A client that was suspended inside a transaction holds its row locks: the server ends its session.
 _IDLE_IN_TRANSACTION = "20s"
 _SETTINGS = {
@@ -34,16 +36,19 @@ _FAILURES = (
     # A connection whose server ended its session just then answers with this.
     asyncpg.InternalClientError,
 )
-# Classes of SQLSTATE that say nothing about the statement: connection, resources, operator intervention.
-_UNAVAILABLE_CLASSES = ("08", "53", "57P", "28", "3D")
+# SQLSTATEs that say nothing about the statement: connection, login, resources; a server that is told to stop something
+# (57), that cannot read or write its files (58), that takes no writes for now (25006), that ended a transaction for its
+# age (25P03, 25P04).
+_UNAVAILABLE = ("08", "28", "3D", "53", "57", "58", "25006", "25P03", "25P04")
 
 
 class Database:
     """A pool of connections. Every failure to reach the server is DatabaseUnavailable; the next use connects again."""
 
-    def __init__(self, engine: AsyncEngine, dsn: Dsn) -> None:
+    def __init__(self, engine: AsyncEngine, dsn: Dsn, *, transaction_timeout: float | None = None) -> None:
         self._engine = engine
         self._dsn = dsn
+        self._transaction_timeout = transaction_timeout
 
     @classmethod
     def connect(
@@ -71,6 +76,10 @@ class Database:
         )
         return cls(engine, dsn)
 
+    def within(self, seconds: float) -> Database:
+        """The same pool, for those who cannot wait: a transaction that takes longer in all is given up."""
+        return Database(self._engine, self._dsn, transaction_timeout=seconds)
+
     @property
     def place(self) -> str:
         """Where the database is, without user and password: for messages to people."""
@@ -78,9 +87,12 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction: committed at the end, rolled back on any error. Raises DatabaseUnavailable."""
+        """One transaction: committed at the end, rolled back on any error. Raises DatabaseUnavailable.
+
+        Whether it was committed is unknown where that is raised at its end.
+        """
         try:
-            async with self._engine.begin() as connection:
+            async with asyncio.timeout(self._transaction_timeout), self._engine.begin() as connection:
                 yield connection
         except _FAILURES as error:
             reason = _why_unavailable(error)
@@ -94,8 +106,10 @@ class Database:
             await connection.execute(text("select 1"))
 
     async def close(self) -> None:
-        """Close all connections; idempotent."""
-        await self._engine.dispose()
+        """Close all connections; idempotent. A server that does not answer is left without a word."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self._engine.dispose()
 
 
 def _creator(
@@ -131,7 +145,7 @@ def _why_unavailable(error: Exception) -> str | None:
     original = error.orig if isinstance(error, exc.DBAPIError) else error
     state = getattr(original, "sqlstate", None) or ""
     lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
-    if lost or state.startswith(_UNAVAILABLE_CLASSES):
+    if lost or state.startswith(_UNAVAILABLE):
         return _first_line(original)
     return None
 

@@ -12,6 +12,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from xml_pipeline.storage.backlog import Backlog, Full, refuse_by_count, refuse_by_thread
+
 KILLED = "killed"
 
 
@@ -47,27 +49,46 @@ class Accepted:
     created_at: datetime | None = None
 
 
+Answer = Accepted | Refusal | Full
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     thread_id: UUID
     request_hash: bytes
 
 
-async def accept(connection: AsyncConnection, injects: Sequence[Inject]) -> list[Accepted | Refusal]:
+async def accept(
+    connection: AsyncConnection, injects: Sequence[Inject], backlog: Backlog | None = None
+) -> list[Answer]:
     """Store the injects and count them as open in their threads; the answer to each, in order.
 
-    Once the transaction is committed they are accepted. Nothing of a refused one is kept.
+    Once the transaction is committed they are accepted. Nothing of a refused one is kept. With a `backlog`, what does
+    not fit into it is refused: by listener and organism as counted there, by thread exactly. What was accepted before
+    is answered as it was, however full it is.
     """
     known = await _read(connection, {inject.id for inject in injects})
-    fresh = {inject.id: inject for inject in reversed(injects) if inject.id not in known}
-    created = await _insert_threads(connection, {inject.thread_id for inject in fresh.values()})
-    alive = await _lock_alive(connection, {inject.thread_id for inject in fresh.values()})
-    inserted = await _insert(connection, [inject for inject in fresh.values() if inject.thread_id in alive])
+    fresh = _first_of_each(inject for inject in injects if inject.id not in known)
+    full = refuse_by_count(fresh.values(), backlog) if backlog else {}
+    entering = [inject for id_, inject in fresh.items() if id_ not in full]
+    created = await _insert_threads(connection, {inject.thread_id for inject in entering})
+    alive = await _lock_alive(connection, {inject.thread_id for inject in entering})
+    entering = [inject for inject in entering if inject.thread_id in alive]
+    full |= refuse_by_thread(entering, backlog.limits.thread, alive) if backlog else {}
+    inserted = await _insert(connection, [inject for inject in entering if inject.id not in full])
     await _count_open(connection, [fresh[id_] for id_ in inserted])
     await _forget_unused(connection, created.keys() - {fresh[id_].thread_id for id_ in inserted})
-    lost = {id_ for id_, inject in fresh.items() if inject.thread_id in alive} - inserted
-    known |= await _read(connection, lost)
-    return _answers(injects, known, {id_: fresh[id_] for id_ in inserted}, created)
+    # Read again under the locks: somebody else may have accepted the same in between.
+    known |= await _read(connection, {inject.id for inject in entering} - inserted)
+    return _answers(injects, known, {id_: fresh[id_] for id_ in inserted}, created, full)
+
+
+def _first_of_each(injects: Iterable[Inject]) -> dict[UUID, Inject]:
+    """By id, in the order in which they came."""
+    first: dict[UUID, Inject] = {}
+    for inject in injects:
+        first.setdefault(inject.id, inject)
+    return first
 
 
 def _answers(
@@ -75,21 +96,22 @@ def _answers(
     known: Mapping[UUID, _Known],
     inserted: Mapping[UUID, Inject],
     created: Mapping[UUID, datetime],
-) -> list[Accepted | Refusal]:
+    full: Mapping[UUID, Full],
+) -> list[Answer]:
     earlier, beginnings, new = dict(known), dict(created), dict(inserted)
-    answers: list[Accepted | Refusal] = []
+    answers: list[Answer] = []
     for inject in injects:
         if new.pop(inject.id, None) is None:
-            answers.append(_answer_again(inject, earlier.get(inject.id)))
+            answers.append(_answer_again(inject, earlier.get(inject.id), full.get(inject.id, Refusal.KILLED)))
             continue
         earlier[inject.id] = _Known(inject.thread_id, inject.request_hash)
         answers.append(Accepted(inject.id, inject.thread_id, created_at=beginnings.pop(inject.thread_id, None)))
     return answers
 
 
-def _answer_again(inject: Inject, earlier: _Known | None) -> Accepted | Refusal:
+def _answer_again(inject: Inject, earlier: _Known | None, refusal: Refusal | Full) -> Answer:
     if earlier is None:
-        return Refusal.KILLED
+        return refusal
     if earlier.request_hash != inject.request_hash:
         return Refusal.CONFLICT
     return Accepted(inject.id, earlier.thread_id, repeated=True)
@@ -115,15 +137,16 @@ async def _insert_threads(connection: AsyncConnection, ids: Iterable[UUID]) -> d
     return {row.id: row.created_at for row in await connection.execute(statement, {"ids": wanted})}
 
 
-async def _lock_alive(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
+async def _lock_alive(connection: AsyncConnection, ids: Iterable[UUID]) -> dict[UUID, int]:
+    """How much is open in each that was not killed."""
     statement = text(
-        "select id, status from threads where id = any(cast(:ids as uuid[])) order by id for no key update"
+        "select id, status, open from threads where id = any(cast(:ids as uuid[])) order by id for no key update"
     )
     wanted = list(ids)
     if not wanted:
-        return set()
+        return {}
     rows = await connection.execute(statement, {"ids": wanted})
-    return {row.id for row in rows if row.status != KILLED}
+    return {row.id: row.open for row in rows if row.status != KILLED}
 
 
 async def _insert(connection: AsyncConnection, injects: Sequence[Inject]) -> set[UUID]:

@@ -23,7 +23,7 @@ def operation(what: str, topic: str, *told: Told, thread: str = "", message: str
     for one in told:
         made.take(Entry(Told.INVOKE, what, topic, made.key, thread or None))
         ids = {"thread": thread, "message": message} if one is Told.OK else {"thread": thread or None}
-        made.take(Entry(one, what, topic, made.key, **ids))  # type: ignore[arg-type]
+        made.take(Entry(one, what, topic, made.key, **ids))
     return made
 
 
@@ -84,12 +84,12 @@ def thread_as(name: str, status: str | None = None, steps: Counter[tuple[str, st
     return plant
 
 
-def request_as(number: int, **changes: object) -> Plant:
+def request_as(number: int, *, replies: int = 1, errors: int = 0) -> Plant:
     """A request that the log has otherwise."""
 
     def plant(facts: Facts) -> Facts:
         requests = list(facts.requests)
-        requests[number] = replace(requests[number], **changes)  # type: ignore[arg-type]
+        requests[number] = replace(requests[number], replies=replies, errors=errors)
         return replace(facts, requests=requests)
 
     return plant

@@ -21,7 +21,9 @@ organism:
   thread_scheduling: depth-first
   max_concurrent_pipelines: 3
   max_concurrent_handlers: 4
-  limits: {max_hops: 5, max_messages_per_thread: 6, max_outputs_per_turn: 7, max_envelope_bytes: 8192}
+  limits:
+    {max_hops: 5, max_messages_per_thread: 6, max_outputs_per_turn: 7, max_envelope_bytes: 8192,
+     max_backlog: 9, max_backlog_per_listener: 10, max_backlog_per_thread: 11}
 llm:
   provider: scripted
   model: scripted-1
@@ -46,6 +48,7 @@ listeners:
     retry: {attempts: 1, backoff: 0, max_backoff: 2, jitter: 1, on: [lost, error, lost]}
     window: 9
     model: other-model
+    max_backlog: 12
   - name: Tool-2.x
     payload_class: mods.Outer.Inner
     handler: mods.tool
@@ -62,7 +65,7 @@ def test_all_keys(tmp_path: Path) -> None:
     assert (organism.name, organism.port, organism.max_tokens_per_thread) == ("all.of-it_1", 9000, 5000)
     assert organism.thread_scheduling == "depth-first"
     assert (organism.max_concurrent_pipelines, organism.max_concurrent_handlers) == (3, 4)
-    assert organism.limits == Limits(5, 6, 7, 8192)
+    assert organism.limits == Limits(5, 6, 7, 8192, 9, 10, 11)
     assert organism.llm == LlmConfig(
         "scripted", "scripted-1", "http://127.0.0.1:1", "SOME_KEY", 1.5, 10, "mods.script",
         {"latency": 0.1, "nested": {"a": [1, 2]}},
@@ -73,6 +76,7 @@ def test_all_keys(tmp_path: Path) -> None:
     assert (asker.name, asker.description, asker.is_agent, asker.prompt) == ("asker", "Asks", True, "Be kind.")
     assert (asker.peers, asker.timeout, asker.window, asker.model) == (("asker", "Tool-2.x"), 5.0, 9, "other-model")
     assert asker.retry == Retry(1, 0.0, 2.0, 1.0, ("lost", "error"))
+    assert (asker.max_backlog, tool.max_backlog) == (12, None)
     assert [response.root_tag for response in asker.responses] == ["asker.answer", "asker.inner"]
     assert (tool.root_tag, tool.is_agent, tool.responds) == ("tool-2.x.inner", False, False)
     assert f'name="{tool.root_tag}"' in (tool.schema or "")

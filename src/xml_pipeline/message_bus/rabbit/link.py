@@ -58,32 +58,37 @@ class Backoff:
 async def call(answer: Awaitable[T], seconds: float = CALL_SECONDS) -> T:
     """What the broker answers within `seconds`.
 
-    Raises AMQPChannelError as the broker said it, BrokerUnavailable for everything else that goes wrong. What aiormq
-    cancels because its connection was lost is told apart from a cancelled caller, and a cancellation that
-    `asyncio.wait_for` swallows below, as it does before Python 3.12, is not lost.
+    Raises AMQPChannelError as the broker said it, BrokerUnavailable for everything else that goes wrong. It is waited
+    for from outside: aiormq does not end when it is cancelled while it closes towards a broker that reads nothing, and
+    a cancelled caller is told apart from what aiormq cancels because its connection was lost.
     """
-    before = _cancellations()
+    asking = asyncio.ensure_future(answer)
     try:
-        async with asyncio.timeout(seconds):
-            answered = await answer
+        await asyncio.wait((asking,), timeout=seconds)
+    finally:
+        if not asking.done():
+            asking.cancel()
+            asking.add_done_callback(_in_vain)
+    if not asking.done():
+        raise BrokerUnavailable(f"no answer within {seconds:.0f} seconds")
+    return _told(asking)
+
+
+def _told(asked: asyncio.Future[T]) -> T:
+    try:
+        return asked.result()
     except asyncio.CancelledError:
-        if _cancellations() > before:
-            raise
         raise BrokerUnavailable("the connection was lost while waiting for an answer") from None
     except AMQPChannelError:
         raise
-    except TimeoutError as error:
-        raise BrokerUnavailable(f"no answer within {seconds:.0f} seconds") from error
     except (AMQPError, OSError, RuntimeError) as error:
         raise BrokerUnavailable(str(error) or type(error).__name__) from error
-    if _cancellations() > before:
-        raise asyncio.CancelledError
-    return answered
 
 
-def _cancellations() -> int:
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
+def _in_vain(asked: asyncio.Future[T]) -> None:
+    """Nobody waits for it any more."""
+    if not asked.cancelled() and (error := asked.exception()) is not None:
+        log.debug("broker_answer_too_late", reason=str(error))
 
 
 class Connection:
@@ -133,7 +138,8 @@ class Connection:
     async def close(self) -> None:
         """Say goodbye, or just go when the broker does not listen."""
         try:
-            await call(self._amqp.close(), _CLOSE_SECONDS)
+            if not self.tap.blocked:
+                await call(self._amqp.close(), _CLOSE_SECONDS)
         except (BrokerUnavailable, AMQPChannelError):
             log.debug("broker_close_unanswered")
         finally:
@@ -147,9 +153,11 @@ async def open_connection(url: str, name: str) -> Connection:
     try:
         amqp = await call(aiormq.connect(target, transport_factory=factory), CONNECT_SECONDS)
     except BrokerUnavailable as error:
-        if factory.tap is not None:
-            factory.tap.abort()
+        factory.abort()
         raise BrokerUnavailable(f"RabbitMQ at {_place(url)} {_reason(error)}") from error
+    except asyncio.CancelledError:
+        factory.abort()
+        raise
     if factory.tap is None:
         raise BrokerUnavailable(f"RabbitMQ at {_place(url)} gave no connection")
     return Connection(amqp, factory.tap)

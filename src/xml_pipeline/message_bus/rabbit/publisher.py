@@ -72,6 +72,11 @@ class ConfirmChannel:
         self._returning = False
         self.closed = False
 
+    @property
+    def writable(self) -> bool:
+        """Whether what is written now leaves soon."""
+        return not self.closed and self._connection.tap.writable
+
     def send(self, messages: Sequence[Outgoing]) -> Batch:
         """Write publishes, each with a fresh message id from which a return tells which one it was."""
         batch = Batch(self._last_tag + 1, len(messages))
@@ -174,16 +179,22 @@ class Publisher:
         outcomes: list[Published],
         sent: list[tuple[ConfirmChannel, Batch, list[int]]],
     ) -> None:
-        connection = await self._link.connection()
         for exchange, places in _chunks(messages, outcomes):
-            await connection.tap.wait_writable()
             try:
-                channel = await self._channel(exchange)
+                channel = await self._writable_channel(exchange)
             except MissingExchange:
                 for place in places:
                     outcomes[place] = Published.UNROUTABLE
                 continue
             sent.append((channel, channel.send([messages[place] for place in places]), places))
+
+    async def _writable_channel(self, exchange: str) -> ConfirmChannel:
+        """A channel into which one write fits now: of all who waited for it, the first may fill the socket again."""
+        while True:
+            await (await self._link.connection()).tap.wait_writable()
+            channel = await self._channel(exchange)
+            if channel.writable:
+                return channel
 
     async def _channel(self, exchange: str) -> ConfirmChannel:
         channel = self._channels.get(exchange)

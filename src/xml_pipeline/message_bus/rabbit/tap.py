@@ -54,9 +54,14 @@ class Tap(asyncio.StreamReaderProtocol):
         """Whether the broker said that it takes no publishes for now."""
         return not self._unblocked.is_set()
 
+    @property
+    def writable(self) -> bool:
+        """Whether the broker takes publishes and the socket is not too far behind."""
+        return self._unblocked.is_set() and self._writable.is_set()
+
     async def wait_writable(self) -> None:
-        """Return when the broker takes publishes and the socket is not too far behind."""
-        while not (self._unblocked.is_set() and self._writable.is_set()):
+        """Return when it is writable, or lost."""
+        while not self.writable:
             await self._unblocked.wait()
             await self._writable.wait()
 
@@ -160,6 +165,11 @@ class TapFactory(TransportFactory):
 
     def __init__(self) -> None:
         self.tap: Tap | None = None
+
+    def abort(self) -> None:
+        """Cut what was opened."""
+        if self.tap is not None:
+            self.tap.abort()
 
     async def create(self, url: URL, **options: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open the socket; raises AMQPConnectionError."""

@@ -92,4 +92,5 @@ def _fingerprint(listener: Listener) -> tuple[object, ...]:
         listener.retry,
         listener.window,
         listener.model,
+        listener.max_backlog,
     )

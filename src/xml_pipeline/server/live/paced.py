@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from xml_pipeline.errors import Unavailable
+
 T = TypeVar("T")
 
 _REST = 10.0
@@ -15,22 +17,35 @@ _CHEAP = 0.01
 
 
 class Paced(Generic[T]):
-    """An answer that took long is good for ten times as long as that; those who ask at once share one in any case."""
+    """An answer that took long is good for ten times as long as that; those who ask at once share one in any case.
+
+    They share a failure too: behind a database that does not answer nobody waits for more than one turn.
+    """
 
     def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
         self._ask = ask
         self._lock = asyncio.Lock()
         self._answer: tuple[T, float] | None = None
+        self._failure: tuple[Unavailable, float] | None = None
 
     async def get(self) -> T:
-        """The answer, now or from shortly before."""
+        """The answer, now or from shortly before. Raises Unavailable."""
         asked = time.monotonic()
         async with self._lock:
             if self._answer is not None and asked < self._answer[1]:
                 return self._answer[0]
-            began = time.monotonic()
+            if self._failure is not None and asked < self._failure[1]:
+                raise self._failure[0]
+            return await self._anew()
+
+    async def _anew(self) -> T:
+        began = time.monotonic()
+        try:
             answer = await self._ask()
-            now = time.monotonic()
-            took = now - began
-            self._answer = (answer, now + (_REST * took if took > _CHEAP else 0.0))
-            return answer
+        except Unavailable as error:
+            self._failure = (error, time.monotonic())
+            raise
+        now = time.monotonic()
+        took = now - began
+        self._answer = (answer, now + (_REST * took if took > _CHEAP else 0.0))
+        return answer

@@ -16,7 +16,8 @@ from xml_pipeline.server.feed import Hub, dumped
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.feed import LiveFeed
 from xml_pipeline.server.live.history import read_history
-from xml_pipeline.server.live.injects import Injector, prepare, refused
+from xml_pipeline.server.live.injector import Injector
+from xml_pipeline.server.live.injects import prepare, refused
 from xml_pipeline.server.live.letters import LiveLetters
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.paced import Paced
@@ -32,6 +33,8 @@ _HEALTH_TIMEOUT = 2.0
 # How soon, in seconds, a waiting caller looks into the database, and how seldom: the feed usually tells first.
 _FIRST_LOOK = 0.5
 _SELDOM = 4.0
+# How long, in seconds, such a look may take: the caller has its ids already.
+_LOOK = 2.0
 
 
 class LiveView:
@@ -51,7 +54,7 @@ class LiveView:
         self._usage = LiveUsage(db, current)
         self._letters = LiveLetters(db, current, outbox)
         self.reloader = Reloader(bus, db, current, outbox)
-        self.injector = Injector(db)
+        self.injector = Injector(db, current)
         self._activity = Paced(self._read_activity)
         self._message_count = Paced(self._read_message_count)
 
@@ -266,8 +269,8 @@ class LiveView:
         row = prepare(inject, self.current.value)
         with self._feed.waiting_for_reply(str(row.id)) as coming:
             accepted = await self.injector.accept(row)
-            if isinstance(accepted, inbox.Refusal):
-                raise refused(accepted, row.thread_id)
+            if not isinstance(accepted, inbox.Accepted):
+                raise refused(accepted, row, self.current.organism)
             self._announce(accepted, row)
             answer = models.InjectAnswer(thread_id=str(accepted.thread_id), message_id=str(accepted.message_id))
             if inject.wait > 0:
@@ -302,7 +305,7 @@ class LiveView:
 
     async def _stored_reply(self, accepted: inbox.Accepted) -> models.MessageInfo | None:
         try:
-            async with self._db.begin() as connection:
+            async with self._db.within(_LOOK).begin() as connection:
                 record = await messages.reply_to(connection, accepted.message_id)
         except DatabaseUnavailable:
             # It was accepted: the caller gets the ids when time is up.
