@@ -11,6 +11,7 @@ from datetime import datetime
 import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable
+from xml_pipeline.failpoints import arm_failpoints
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
@@ -50,6 +51,7 @@ async def run_gateway(
     Port 0 takes a free one; `on_listening` is told the port once requests are taken. Raises Unavailable at the start,
     BrokerUnavailable and DatabaseUnavailable among them; afterwards it answers as well as what is left allows.
     """
+    arm_failpoints()
     await bus.declare(organism_topology(organism.name, organism.listeners))
     gateway = await _prepare(bus, db, organism, instance)
     listening = bind(host, port)

@@ -159,6 +159,14 @@ FAULTS = (
         short=True,
     ),
     _at(
+        "gateway", "gateway.before-commit", "A gateway that dies before it has accepted: the same key is accepted later"
+    ),
+    _at(
+        "gateway",
+        "gateway.after-commit",
+        "A gateway that dies before it can say that it has accepted: the same key tells",
+    ),
+    _at(
         *("usage", "usage.before-commit"),
         "A ledger that dies before its commit: another books the events",
         times=6,  # each batch has an event in it or not

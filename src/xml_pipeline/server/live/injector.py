@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from xml_pipeline.errors import DatabaseUnavailable, Unavailable
+from xml_pipeline.failpoints import failpoint
 from xml_pipeline.server.live.backlog import KnownBacklog
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.limits import ANSWER_WITHIN, BATCH, BATCH_BYTES, MOST_WAITING, MOST_WAITING_BYTES
@@ -127,6 +128,8 @@ class Injector:
     async def _store_once(self, rows: Sequence[inbox.Inject]) -> list[inbox.Answer]:
         async with self._db.begin() as connection:
             answers = await inbox.accept(connection, rows, await self._backlog.get(connection))
+            failpoint("gateway.before-commit")
+        failpoint("gateway.after-commit")
         accepted = [isinstance(answer, inbox.Accepted) and not answer.repeated for answer in answers]
         self._backlog.add(row.to_id for row, new in zip(rows, accepted, strict=True) if new)
         return answers
