@@ -26,6 +26,9 @@ bench: $(INSTALLED)  ## measure, and print the figures with the machine's
 load: $(INSTALLED)  ## 2,000 threads on a fleet, a worker and a router killed midway
 	@LOAD_THREADS=2000 $(BIN)/python -m pytest -s tests/chaos/test_killed_under_load.py
 
+chaos: $(INSTALLED)  ## every fault under load, and what it cost; SHORT=1, FAULT=name SEED=n, FAULT=mix MINUTES=30, BUGS=1
+	@$(BIN)/python -m tests.chaos
+
 lock: $(INSTALLED)  ## pin the newest versions that pyproject.toml allows
 	@tools/lock.sh
 
@@ -36,4 +39,4 @@ clean:  ## remove .venv, caches and the data of `make up`
 $(INSTALLED): requirements.lock pyproject.toml
 	@tools/install.sh
 
-.PHONY: help install demo up test lint bench load lock clean
+.PHONY: help install demo up test lint bench load chaos lock clean
