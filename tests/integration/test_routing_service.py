@@ -256,6 +256,18 @@ async def test_nothing_more_of_a_killed_thread_is_delivered(database_url: str) -
         assert (thread.status, thread.message_count) == ("killed", 1)
 
 
+async def test_what_was_accepted_before_a_kill_is_in_the_log(database_url: str) -> None:
+    async with stage(database_url, _organism()) as play:
+        id_ = await play.inject("ann", publish=False)
+        thread = await play.thread_of(id_)
+        async with play.db.begin() as connection:
+            await threads.kill_thread(connection, thread.id, actor="test")
+        logged = "select 1 from messages where id = :id and state = 'closed' and outcome = 'killed'"
+        await until(lambda: play.rows(logged, id=id_))
+        (counts,) = await play.rows("select status, open, slots from threads where id = :id", id=thread.id)
+        assert tuple(counts) == ("killed", 0, 1)
+
+
 async def test_a_window_holds_and_every_thread_gets_its_share(database_url: str) -> None:
     organism = given.organism(
         given.listener("ann", peers=("tool",)), given.listener("tool", agent=False, window=4), name="shares"

@@ -94,11 +94,15 @@ def test_an_inject_that_is_no_envelope_ends_in_an_error() -> None:
     assert (changes.inserts, _thread(changes).open, _thread(changes).failed) == ((), 0, 1)
 
 
-def test_a_killed_thread_takes_nothing() -> None:
+def test_what_was_accepted_before_a_kill_is_logged_and_goes_nowhere() -> None:
     scene = _scene()
     id_ = scene.accepted("ann")
     scene.thread.status = "killed"
-    assert scene.changes(Inject(id_)) == Changes()
+    changes = scene.changes(Inject(id_), Inject(id_))
+    (message,) = changes.inserts
+    assert (message.id, message.from_id, message.to_id, message.outcome) == (id_, API, "ann", "killed")
+    assert (changes.taken, changes.new_calls, changes.mailboxes) == ((id_,), (), frozenset())
+    assert (_thread(changes).open, _thread(changes).slots) == (0, scene.thread.slots + 1)
 
 
 # Requests and responses

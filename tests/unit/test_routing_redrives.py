@@ -190,13 +190,16 @@ def test_a_redrive_whose_letter_somebody_deleted_can_never_speak_for_api() -> No
     assert second.message_id is None
 
 
-def test_a_redrive_that_comes_again_or_into_a_killed_thread_changes_nothing() -> None:
+def test_a_redrive_that_comes_again_changes_nothing_and_into_a_killed_thread_it_is_only_logged() -> None:
     scene = _scene()
-    letter = _failed(scene, scene.out(scene.call(API, "ann")))
-    again = scene.redrive(letter, "ann")
+    old = scene.out(scene.call(API, "ann"))
+    again = scene.redrive(_failed(scene, old), "ann")
     assert len(scene.changes(again, again).inserts) == 1
     scene.thread.status = "killed"
-    assert scene.changes(again) == Changes()
+    changes = scene.changes(again)
+    (message,) = changes.inserts
+    assert (message.outcome, message.redrive_of, message.from_id) == ("killed", old.id, API)
+    assert (changes.new_calls, changes.changed_calls, _thread(changes).failed) == ((), (), 1)
 
 
 def test_a_call_in_which_nothing_can_come_any_more_stays_closed() -> None:

@@ -25,19 +25,28 @@ def route_inject(work: Working, item: Inject) -> None:
     if row.taken or row.id in work.taken:
         work.notes.append(Note("inject_again", row.id))
         return
-    if work.snapshot.threads[row.thread_id].status == "killed":
-        work.notes.append(Note("inject_into_killed_thread", row.id))
-        return
     work.take(row.id, row.thread_id)
     try:
         payload = decode_envelope(row.body).payload
     except InvalidXml as error:
         work.dead_letters.append(letters.of_inbox(work, row, "invalid-xml", shortened(str(error))))
         return
-    if row.letter_id is None:
+    if work.snapshot.threads[row.thread_id].status == "killed":
+        _log_killed(work, row, payload)
+    elif row.letter_id is None:
         _request(work, row, payload)
     else:
         _redrive(work, row, work.snapshot.letters[row.letter_id], payload)
+
+
+def _log_killed(work: Working, row: InboxRow, payload: bytes) -> None:
+    """Its thread was killed before a router came to it: it is in the log, since it was accepted, and goes nowhere."""
+    draft = Draft(row.id, row.thread_id, API, row.to_id, Kind.REQUEST, payload, None, hop=0)
+    letter = None if row.letter_id is None else work.snapshot.letters[row.letter_id]
+    if letter is not None and letter.message is not None:
+        old = letter.message
+        draft.from_id, draft.kind, draft.hop, draft.redrive_of = old.from_id, Kind(old.kind), old.hop, old.id
+    work.insert(draft, outcome="killed")
 
 
 def bury_junk(work: Working, item: Junk) -> None:

@@ -11,11 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from xml_pipeline.storage.routing_batch import RoutingTransaction, driver_of, released
 from xml_pipeline.storage.routing_rows import Released
 
-# Of a thread that was killed no inbox row is left, so nothing is found again and again.
 _UNTAKEN = """
-select i.id from inbox i join threads t on t.id = i.thread_id
-where i.taken_at is null and t.status <> 'killed' and i.created_at < clock_timestamp() - make_interval(secs => $1)
-order by i.created_at limit $2
+select id from inbox
+where taken_at is null and created_at < clock_timestamp() - make_interval(secs => $1) order by created_at limit $2
 """
 
 # `overtaken`: a message of the same listener that was sent out later has already ended. What the broker has never

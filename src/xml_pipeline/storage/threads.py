@@ -89,7 +89,10 @@ async def count_active(connection: AsyncConnection) -> int:
 
 
 async def kill_thread(connection: AsyncConnection, thread_id: UUID, *, actor: str) -> Killed | None:
-    """End a thread for good: whatever is open is closed, its places in the windows are free. None: no such thread."""
+    """End a thread for good: whatever is open is closed, its places in the windows are free. None: no such thread.
+
+    What is accepted and not yet taken stays open until a router has logged it.
+    """
     locked = select(threads.c.status).where(threads.c.id == thread_id).with_for_update(key_share=True)
     before = await connection.scalar(locked)
     if before is None:
@@ -98,8 +101,8 @@ async def kill_thread(connection: AsyncConnection, thread_id: UUID, *, actor: st
     statement = (
         threads.update()
         .where(threads.c.id == thread_id)
-        .values(status="killed", open=0, last_activity=func.now())
-        .returning(*_COLUMNS)
+        .values(status="killed", open=_PENDING, last_activity=func.now())
+        .returning(*_SHOWN)
     )
     thread = _record((await connection.execute(statement)).one())
     if before != "killed":
@@ -108,19 +111,14 @@ async def kill_thread(connection: AsyncConnection, thread_id: UUID, *, actor: st
 
 
 async def _close_open(connection: AsyncConnection, thread_id: UUID) -> tuple[str, ...]:
-    parameters = {"thread": thread_id}
     closed = await connection.execute(
         text(
             "update messages set state = 'closed', outcome = 'killed', closed_at = now()"
             " where thread_id = :thread and state <> 'closed' returning to_id"
         ),
-        parameters,
+        {"thread": thread_id},
     )
-    listeners = set(closed.scalars())
-    await connection.execute(
-        text("update inbox set taken_at = now() where thread_id = :thread and taken_at is null"), parameters
-    )
-    return tuple(sorted(listeners))
+    return tuple(sorted(set(closed.scalars())))
 
 
 def _wanted(status: str | None, agent: str | None, since: datetime | None) -> list[ColumnElement[bool]]:
