@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.unit.stub_llm import Step, StubLlm, good, stub_llm
+from xml_pipeline.llm import openai
 from xml_pipeline.llm.errors import (
     MalformedAnswer,
     ProviderError,
@@ -139,3 +140,10 @@ async def test_nobody_listening_is_unavailable() -> None:
         pass
     with pytest.raises(ProviderUnavailable, match="not reachable"):
         await ask(stub, timeout=1.5)
+
+
+async def test_an_answer_without_an_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "MOST_BYTES", 1000)
+    async with stub_llm([Step(body=b" " * 100_000)]) as stub:
+        with pytest.raises(MalformedAnswer, match="larger than 1000 bytes"):
+            await ask(stub)

@@ -24,7 +24,7 @@ from xml_pipeline.envelope.schema import SchemaValidator
 from xml_pipeline.envelope.text import clean_text, encode_text, escape_attribute, escape_text
 from xml_pipeline.errors import InvalidXml
 
-MAX_TURN_BYTES = 32 * 1024 * 1024
+MAX_TURN_BYTES = 16 * 1024 * 1024  # what a broker carries at most: a larger one would never leave its worker
 MAX_ASSIGNMENT_BYTES = 32 * 1024 * 1024
 _MAX_DEPTH = MAX_DEPTH + 3  # a payload of the largest depth stands inside a message inside an assignment
 

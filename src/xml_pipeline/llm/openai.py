@@ -26,6 +26,8 @@ DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _ATTEMPTS = 4
 _LONGEST_WAIT = 1.0
 _CONNECT_TIMEOUT = 5.0
+# Far more than a completion has; an endpoint that never ends must not fill the memory.
+MOST_BYTES = 16 * 1024 * 1024
 _TOO_MANY = 429
 _SERVER_ERROR = 500
 
@@ -94,9 +96,10 @@ class OpenAiProvider:
     async def _post(self, request: CompletionRequest, remaining: float) -> httpx.Response:
         timeout = httpx.Timeout(remaining, connect=min(_CONNECT_TIMEOUT, remaining * 0.9))
         try:
-            return await self._client.post(
-                self._url, json=self._body(request), headers=self._request_headers(request), timeout=timeout
-            )
+            async with self._client.stream(
+                "POST", self._url, json=self._body(request), headers=self._request_headers(request), timeout=timeout
+            ) as response:
+                return await _read(response)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise _TryAgain(f"{self.name} is not reachable: {type(error).__name__}") from error
         except httpx.TimeoutException as error:
@@ -139,6 +142,17 @@ def _again_until(ends: float) -> Callable[[Exception], bool | float]:
         return True if error.wait is None else error.wait
 
     return decide
+
+
+async def _read(response: httpx.Response) -> httpx.Response:
+    """The response with its body, decoded. Raises MalformedAnswer for one that is too large."""
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise MalformedAnswer(f"the answer is larger than {MOST_BYTES} bytes")
+    kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
+    return httpx.Response(response.status_code, headers=kept, content=bytes(body))
 
 
 def _answer_of(request: CompletionRequest, response: httpx.Response) -> Answer:

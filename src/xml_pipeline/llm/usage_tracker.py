@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Lock
 
 from xml_pipeline.llm.pricing import Prices
+
+MOST_THREADS = 100_000
+# Pairs of an agent and a model that have sums of their own; what more there are share one.
+MOST_SUMS = 10_000
+_OTHERS = ("(others)", "(others)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class UsageTracker:
         self._prices = prices or Prices()
         self._lock = Lock()
         self._sums: dict[tuple[str, str], UsageSums] = {}
-        self._threads: set[str] = set()
+        self._threads: OrderedDict[str, None] = OrderedDict()
 
     def record(
         self,
@@ -64,8 +70,13 @@ class UsageTracker:
         cost = self._prices.cost(provider, model, prompt_tokens, completion_tokens)
         one = UsageSums(prompt_tokens, completion_tokens, 1, cost.amount, latency_ms)
         with self._lock:
-            self._sums[agent_id, model] = self._sums.get((agent_id, model), UsageSums()) + one
-            self._threads.add(str(thread_id))
+            key = (agent_id, model)
+            if key not in self._sums and len(self._sums) >= MOST_SUMS:
+                key = _OTHERS
+            self._sums[key] = self._sums.get(key, UsageSums()) + one
+            self._threads[str(thread_id)] = None
+            if len(self._threads) > MOST_THREADS:
+                self._threads.popitem(last=False)
         return one
 
     def totals(self) -> UsageSums:
@@ -90,7 +101,7 @@ class UsageTracker:
 
     @property
     def thread_count(self) -> int:
-        """How many threads have used anything."""
+        """How many threads have used anything; no more than MOST_THREADS are told apart."""
         with self._lock:
             return len(self._threads)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 
 DEFAULT_MAX_TOKENS = 100_000
+# Past so many the one that was used longest ago is forgotten: this is for onlookers, the ledger keeps every budget.
+MOST_BUDGETS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class BudgetRegistry:
     def __init__(self, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
         self._default = default_max_tokens
         self._lock = threading.Lock()
-        self._budgets: dict[str, ThreadBudget] = {}
+        self._budgets: OrderedDict[str, ThreadBudget] = OrderedDict()
 
     def consume(self, thread_id: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> ThreadBudget:
         """Book used tokens on a thread and return its budget as it is then; ValueError for negative counts."""
@@ -61,7 +64,7 @@ class BudgetRegistry:
                 prompt_tokens=before.prompt_tokens + prompt_tokens,
                 completion_tokens=before.completion_tokens + completion_tokens,
             )
-            self._budgets[after.thread_id] = after
+            self._keep(after)
             return after
 
     def set_max_tokens(self, thread_id: str, max_tokens: int) -> ThreadBudget:
@@ -71,7 +74,7 @@ class BudgetRegistry:
         with self._lock:
             before = self._get_or_default(thread_id)
             after = ThreadBudget(before.thread_id, max_tokens, before.prompt_tokens, before.completion_tokens)
-            self._budgets[after.thread_id] = after
+            self._keep(after)
             return after
 
     def has_budget(self, thread_id: str) -> bool:
@@ -84,9 +87,15 @@ class BudgetRegistry:
             return self._budgets.get(str(thread_id))
 
     def budgets(self) -> tuple[ThreadBudget, ...]:
-        """All budgets as they are now, in the order in which they were made."""
+        """All budgets as they are now, the one that was changed last at the end."""
         with self._lock:
             return tuple(self._budgets.values())
+
+    def _keep(self, budget: ThreadBudget) -> None:
+        self._budgets.pop(budget.thread_id, None)
+        self._budgets[budget.thread_id] = budget
+        if len(self._budgets) > MOST_BUDGETS:
+            self._budgets.popitem(last=False)
 
     def _get_or_default(self, thread_id: str) -> ThreadBudget:
         key = str(thread_id)

@@ -9,7 +9,14 @@ from typing import Protocol
 
 from xml_pipeline.errors import NotFound, Refused
 from xml_pipeline.message_bus.port import Outgoing
-from xml_pipeline.message_bus.topology import OWN_QUEUE_MAX_LENGTH, Binding, Exchange, Queue, Topology
+from xml_pipeline.message_bus.topology import (
+    OWN_QUEUE_MAX_BYTES,
+    OWN_QUEUE_MAX_LENGTH,
+    Binding,
+    Exchange,
+    Queue,
+    Topology,
+)
 
 Headers = Mapping[str, str | int]
 
@@ -45,28 +52,42 @@ class MemoryQueue:
     name: str
     dead_exchange: str | None = None
     max_length: int | None = None
+    max_bytes: int | None = None
     ready: deque[Stored] = field(default_factory=deque)
     readers: deque[Reader] = field(default_factory=deque)
     _places: int = 0
+    _bytes: int = 0
 
     def append(self, message: Outgoing, headers: Headers) -> None:
         """Put a message at the end; over its length the queue drops its oldest."""
         self._places += 1
         self.ready.append(Stored(self._places, message, headers))
-        if self.max_length is not None and len(self.ready) > self.max_length:
-            self.ready.popleft()
+        self._bytes += len(message.body)
+        while self._is_too_long():
+            self._pop()
         self.dispatch()
+
+    def _is_too_long(self) -> bool:
+        return (self.max_length is not None and len(self.ready) > self.max_length) or (
+            self.max_bytes is not None and self._bytes > self.max_bytes
+        )
+
+    def _pop(self) -> Stored:
+        stored = self.ready.popleft()
+        self._bytes -= len(stored.message.body)
+        return stored
 
     def give_back(self, returned: list[Stored]) -> None:
         """Put back what a reader held, where it was, as redelivered."""
         again = [replace(stored, redelivered=True) for stored in returned]
         self.ready = deque(sorted([*again, *self.ready], key=lambda stored: stored.place))
+        self._bytes += sum(len(stored.message.body) for stored in again)
         self.dispatch()
 
     def dispatch(self) -> None:
         """Hand out what is ready, one message to each reader with room in turn."""
         while self.ready and (reader := self._next_reader()) is not None:
-            reader.deliver(self.ready.popleft())
+            reader.deliver(self._pop())
 
     def _next_reader(self) -> Reader | None:
         for _ in range(len(self.readers)):
@@ -106,7 +127,7 @@ class BrokerState:
 
     def add_own_queue(self, name: str) -> MemoryQueue:
         """A queue that belongs to one connection."""
-        queue = self.queues[name] = MemoryQueue(name, max_length=OWN_QUEUE_MAX_LENGTH)
+        queue = self.queues[name] = MemoryQueue(name, max_length=OWN_QUEUE_MAX_LENGTH, max_bytes=OWN_QUEUE_MAX_BYTES)
         return queue
 
     def delete_queue(self, name: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 DELIVERY_LIMIT = 1_000_000
 # A subscriber that does not keep up loses the oldest of what waits in its own queue; nothing grows without bound.
 OWN_QUEUE_MAX_LENGTH = 100_000
+OWN_QUEUE_MAX_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from xml_pipeline.organism.names import listener_name_fault, organism_name_fault
 Read = Callable[[Document, Node, str], Any]
 SCHEDULES = ("breadth-first", "depth-first")
 PROVIDERS = ("scripted", "openai")
+# With what goes along with an envelope it must fit into what a broker carries.
+MAX_ENVELOPE_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,10 @@ def _count(document: Document, node: Node, what: str) -> int | None:
     return document.integer(node, what, minimum=1)
 
 
+def _envelope_bytes(document: Document, node: Node, what: str) -> int | None:
+    return document.integer(node, what, minimum=1, maximum=MAX_ENVELOPE_BYTES)
+
+
 def _port(document: Document, node: Node, what: str) -> int | None:
     return document.integer(node, what, minimum=0, maximum=65535)
 
@@ -230,7 +236,7 @@ _LIMITS: Mapping[str, Read] = {
     "max_hops": _count,
     "max_messages_per_thread": _count,
     "max_outputs_per_turn": _count,
-    "max_envelope_bytes": _count,
+    "max_envelope_bytes": _envelope_bytes,
     "max_backlog": _count,
     "max_backlog_per_listener": _count,
     "max_backlog_per_thread": _count,

@@ -27,8 +27,12 @@ class LiveWorkers:
 
     def hear(self, heartbeat: Heartbeat, now: float) -> None:
         """Take a heartbeat in; those of other services say nothing about capacity."""
-        if heartbeat.service == "agent-worker":
-            self._heard[heartbeat.instance] = _Heard(heartbeat, now)
+        if heartbeat.service != "agent-worker":
+            return
+        if heartbeat.instance not in self._heard:
+            # Also while no round of the sweep asks for capacities, as without a database.
+            self._forget_gone(now)
+        self._heard[heartbeat.instance] = _Heard(heartbeat, now)
 
     def all_heard(self, now: float) -> bool:
         """Whether every live worker had the time to be heard; before that, capacities are lower bounds."""
@@ -36,8 +40,11 @@ class LiveWorkers:
 
     def capacities(self, listeners: Iterable[str], now: float) -> dict[str, int]:
         """How many handlers run at once for each of these listeners, by the workers that were heard."""
-        self._heard = {name: heard for name, heard in self._heard.items() if now - heard.at < LIFETIME}
+        self._forget_gone(now)
         total: Counter[str] = Counter()
         for heard in self._heard.values():
             total.update(dict.fromkeys(heard.heartbeat.listeners, heard.heartbeat.capacity))
         return {name: total[name] for name in listeners}
+
+    def _forget_gone(self, now: float) -> None:
+        self._heard = {name: heard for name, heard in self._heard.items() if now - heard.at < LIFETIME}

@@ -14,6 +14,8 @@ from typing import Any
 from xml_pipeline.server.models import AgentState, ApiModel, MessageInfo, ThreadInfo
 
 QUEUE_LIMIT = 1000
+# Characters of JSON that wait for one client, whatever their number.
+QUEUE_SIZE_LIMIT = 16 * 1024 * 1024
 EVENT_NAMES = frozenset({"message", "agent_state", "thread_created", "thread_updated", "error", "usage", "budget"})
 
 
@@ -115,14 +117,17 @@ class Filters:
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One client's bounded queue. Once it is full nothing more is taken, and `lagged` is set."""
+    """One client's queue, bounded in events and characters: once full it takes nothing more, and `lagged` is set."""
 
     render: Callable[[Event], str | None]
     limit: int = QUEUE_LIMIT
+    size_limit: int = QUEUE_SIZE_LIMIT
     filters: Filters = field(default_factory=Filters)
     lagged: asyncio.Event = field(default_factory=asyncio.Event)
     _full: bool = False
-    _waiting: deque[Event] = field(default_factory=deque)
+    _waiting: deque[tuple[Event, str]] = field(default_factory=deque)
+    _size: int = 0
+    _lock: Lock = field(default_factory=Lock)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
@@ -130,12 +135,15 @@ class Subscription:
         """Queue an event, if the client wants it; from any thread."""
         if self._full or not self.filters.take(event):
             return
-        if len(self._waiting) >= self.limit:
-            self._full = True
-            self._set(self.lagged)
-        else:
-            self._waiting.append(event)
-            self._set(self._wake)
+        text = self.render(event)
+        if text is None:
+            return
+        with self._lock:
+            self._full = len(self._waiting) >= self.limit or self._size >= self.size_limit
+            if not self._full:
+                self._waiting.append((event, text))
+                self._size += len(text)
+        self._set(self.lagged if self._full else self._wake)
 
     def _set(self, flag: asyncio.Event) -> None:
         if flag.is_set():
@@ -156,13 +164,9 @@ class Subscription:
 
     def take(self) -> list[str]:
         """The events that have arrived, as text; those that the filters of now do not want are left out."""
-        taken: list[str] = []
-        while self._waiting:
-            event = self._waiting.popleft()
-            text = self.render(event) if self.filters.take(event) else None
-            if text is not None:
-                taken.append(text)
-        return taken
+        with self._lock:
+            waiting, self._waiting, self._size = self._waiting, deque(), 0
+        return [text for event, text in waiting if self.filters.take(event)]
 
 
 class Hub:

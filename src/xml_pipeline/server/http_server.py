@@ -14,17 +14,20 @@ from xml_pipeline.errors import Unavailable
 
 _GRACE_SECONDS = 10
 _BACKLOG = 2048
+# A client that acknowledges nothing of what it is sent, or takes none of it, is cut off after so many seconds.
+STALLED_AFTER = 60
 # A WebSocket command that is merely too large is answered; only past this many times the bound the line is cut.
 _FRAME_FACTOR = 8
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, stalled_after: float = STALLED_AFTER) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises Unavailable."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _cut_off_stalled(listening, stalled_after)
             listening.bind(address)
             listening.listen(_BACKLOG)
             listening.setblocking(False)
@@ -34,6 +37,14 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listening
+
+
+def _cut_off_stalled(listening: socket.socket, seconds: float) -> None:
+    """Accepted connections inherit it. It is the kernel's: nothing here waits for a client that is gone for good."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, STALLED_AFTER)
 
 
 class HttpServer:

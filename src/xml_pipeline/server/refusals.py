@@ -68,6 +68,11 @@ def too_large(limit: int) -> Problem:
     return Problem(413, "too-large", f"the body is larger than {limit} bytes")
 
 
+def too_slow(seconds: float) -> Problem:
+    """A body has to arrive."""
+    return Problem(408, "too-slow", f"the body did not arrive within {seconds:g} seconds")
+
+
 def backlog_full(code: str, whose: str, limit: int) -> Problem:
     """So much is accepted and not done that nothing more is taken for now; `limit` in messages."""
     seconds = random.randint(*_COME_BACK)  # noqa: S311 - jitter is no secret

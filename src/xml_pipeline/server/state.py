@@ -32,6 +32,8 @@ from xml_pipeline.server.pump import Pump, at_once, number_of, text_of
 __all__ = ["HISTORY_LIMIT", "AgentRuntimeState", "ServerState", "ThreadRuntimeState"]
 
 HISTORY_LIMIT = 10_000
+# Of more threads than this the oldest are forgotten, a tenth at once: first those that have ended.
+THREAD_LIMIT = 20_000
 
 
 class ServerState:
@@ -307,8 +309,15 @@ class ServerState:
         thread = self._threads.get(thread_id)
         if thread is not None:
             return thread, False
+        if len(self._threads) >= THREAD_LIMIT:
+            self._forget_threads()
         thread = self._threads[thread_id] = ThreadRuntimeState(thread_id, created_at=now, last_activity=now)
         return thread, True
+
+    def _forget_threads(self) -> None:
+        """Those that were killed last of all: nothing is to enter them again."""
+        for thread in sorted(self._threads.values(), key=_worth)[: THREAD_LIMIT // 10]:
+            del self._threads[thread.id]
 
     def _count(self, message: MessageInfo, thread: ThreadRuntimeState, now: datetime) -> None:
         if len(self._messages) == self._messages.maxlen:
@@ -345,6 +354,15 @@ class ServerState:
     def _on_event(self, event: object) -> Done:
         apply_event(self, event)
         return Done()
+
+
+_ORDER = {ThreadStatus.ACTIVE: 1, ThreadStatus.KILLED: 2}
+
+
+def _worth(thread: ThreadRuntimeState) -> tuple[int, float]:
+    """What is forgotten first has the least."""
+    last = thread.last_activity.timestamp() if thread.last_activity else 0.0
+    return _ORDER.get(thread.status, 0), last
 
 
 def _now() -> datetime:

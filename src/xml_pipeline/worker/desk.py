@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from xml_pipeline.envelope.codec import decode_assignment, encode_turn
+from xml_pipeline.envelope.codec import MAX_TURN_BYTES, decode_assignment, encode_turn
 from xml_pipeline.envelope.model import Outcome, Turn
 from xml_pipeline.errors import InvalidXml
 from xml_pipeline.failpoints import failpoint
@@ -118,7 +118,17 @@ class Desk:
         self._ack_wanted.set()
 
     def _turn(self, job: Job, done: Done) -> Outgoing:
-        return Outgoing(exchange="", routing_key=self._ingress, body=encode_turn(_turn_of(job, done)))
+        return Outgoing(exchange="", routing_key=self._ingress, body=turn_body(job, done))
+
+
+def turn_body(job: Job, done: Done) -> bytes:
+    """The turn as it is published. One that no broker carries is an error: it would be tried for ever."""
+    body = encode_turn(_turn_of(job, done))
+    if len(body) <= MAX_TURN_BYTES:
+        return body
+    # A child that keeps to our own rules returns none of these.
+    reason = f"its turn has {len(body)} bytes; at most {MAX_TURN_BYTES} are allowed"
+    return encode_turn(_turn_of(job, Done(done.run, Outcome.ERROR, reason=reason, duration_ms=done.duration_ms)))
 
 
 def _turn_of(job: Job, done: Done) -> Turn:

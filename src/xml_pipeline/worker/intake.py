@@ -54,9 +54,7 @@ class Intake:
 
     async def release(self, keep: Collection[str]) -> None:
         """Give back what was not acked, except of the listeners in `keep`."""
-        for name in tuple(self._subscriptions):
-            if name not in keep:
-                await self._end(name)
+        await asyncio.gather(*(self._end(name) for name in tuple(self._subscriptions) if name not in keep))
 
     async def _begin(self, name: str, prefetch: int) -> None:
         consumer = await self._bus.consume(self._names.agent(name), prefetch=prefetch)

@@ -18,13 +18,29 @@ from xml_pipeline.worker.wire import LedgerAnswer, LedgerAsk
 
 log = structlog.get_logger(__name__)
 
+# Far more calls than one process has under way: a child that asks for more is out of its mind, or not ours any more.
+MOST_CALLS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    request: HoldRequest
+    reply: HoldReply
+    expires_at: float
+
 
 @dataclass(slots=True)
 class _Calls:
     """The LLM calls of one child: those that wait for a hold, and the granted ones with what was granted."""
 
     asking: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
-    granted: dict[UUID, tuple[HoldRequest, HoldReply]] = field(default_factory=dict)
+    granted: dict[UUID, _Granted] = field(default_factory=dict)
+
+    def has_room(self, now: float) -> bool:
+        """Whether it may ask for one more. A call that was never settled is remembered until its room is needed."""
+        if len(self.asking) + len(self.granted) >= MOST_CALLS:
+            self.granted = {call_id: one for call_id, one in self.granted.items() if one.expires_at > now}
+        return len(self.asking) + len(self.granted) < MOST_CALLS
 
 
 class LedgerDesk:
@@ -66,6 +82,8 @@ class LedgerDesk:
             _answer(member, ask, error="the handler has ended")
         elif request.call_id in calls.asking:
             _answer(member, ask, error="this call is being asked for")
+        elif not calls.has_room(asyncio.get_running_loop().time()):
+            _answer(member, ask, error=f"{MOST_CALLS} calls are under way in this process")
         else:
             bound = request.model_copy(update={"message_id": job.assignment.message_id})
             task = asyncio.get_running_loop().create_task(self._ask(member, calls, ask, bound))
@@ -75,7 +93,8 @@ class LedgerDesk:
         reply = await self._client.hold(request)
         calls.asking.pop(request.call_id, None)
         if reply.state == "granted":
-            calls.granted[request.call_id] = (request, reply)
+            expires_at = asyncio.get_running_loop().time() + request.lifetime
+            calls.granted[request.call_id] = _Granted(request, reply, expires_at)
         _answer(member, ask, body=reply.model_dump_json().encode())
 
     def _settle(self, member: Member, calls: _Calls, ask: LedgerAsk, event: UsageEvent) -> None:
@@ -83,8 +102,8 @@ class LedgerDesk:
         if granted is None:
             _answer(member, ask, error="no hold was granted for this call")
             return
-        request, reply = granted
-        true = event.model_copy(update={"message_id": request.message_id, "granted_at": reply.granted_at})
+        known = {"message_id": granted.request.message_id, "granted_at": granted.reply.granted_at}
+        true = event.model_copy(update=known)
         self._client.settle(true, _answering(member, ask))
 
     def _release(self, member: Member, calls: _Calls, ask: LedgerAsk, release: HoldRelease) -> None:

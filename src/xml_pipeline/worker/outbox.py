@@ -17,6 +17,8 @@ from xml_pipeline.message_bus.topology import Topology
 log = structlog.get_logger(__name__)
 
 _MOST_AT_ONCE = 500
+# Of what is repeated by its sender, so much waits at most: behind a broker that takes nothing it would only pile up.
+_MOST_REPEATED = 2000
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 1.0
 
@@ -42,8 +44,9 @@ class Outbox:
         self._add(_Letter(message, confirmed))
 
     def post_once(self, message: Outgoing) -> None:
-        """Publish once, whatever comes of it: for what is repeated by its sender."""
-        self._add(_Letter(message, None))
+        """Publish once, whatever comes of it, or not at all: for what is repeated by its sender."""
+        if len(self._letters) < _MOST_REPEATED:
+            self._add(_Letter(message, None))
 
     @property
     def empty(self) -> bool:

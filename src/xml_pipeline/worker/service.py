@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 
 import structlog
 from pydantic import ValidationError
@@ -21,6 +20,7 @@ from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.ledger_desk import LedgerDesk
 from xml_pipeline.worker.outbox import Outbox
 from xml_pipeline.worker.pool import ChildFailed, Source
+from xml_pipeline.worker.reloads import Reload, Reloads
 from xml_pipeline.worker.settings import WorkerSettings
 from xml_pipeline.worker.tasks import end_tasks
 from xml_pipeline.worker.wire import Ready
@@ -51,12 +51,6 @@ async def run_worker(
     await Worker(bus, organism, chosen, instance).run(stop)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reload:
-    version: int
-    text: str | None
-
-
 class Worker:
     """The parts of one agent-worker, and its life."""
 
@@ -69,7 +63,7 @@ class Worker:
         self._listeners: tuple[str, ...] = tuple(organism.listeners)
         self._concurrency = organism.max_concurrent_handlers
         self._version = 0
-        self._reloads: asyncio.Queue[_Reload] = asyncio.Queue()
+        self._reloads = Reloads()
         self._stop = asyncio.Event()
         self._outbox = Outbox(bus, self._topology)
         self._ledger = LedgerClient(bus, self._names, self._outbox)
@@ -186,23 +180,23 @@ class Worker:
         elif hint.kind == "kill" and hint.thread_id is not None:
             self._desk.kill(hint.thread_id)
         elif hint.kind == "reload":
-            self._reloads.put_nowait(_Reload(hint.config_version or self._version + 1, hint.text))
+            self._reloads.want(Reload(hint.config_version or self._version + 1, hint.text))
 
     def _saw_version(self, version: int) -> None:
         """An assignment's version. The first one is that of the file we started with, as far as anyone knows."""
         if self._version == 0:
             self._version = version
         elif version > self._version:
-            self._reloads.put_nowait(_Reload(version, None))
+            self._reloads.want(Reload(version, None))
 
     async def _reload_loop(self) -> None:
         while True:
-            reload = await self._reloads.get()
+            reload = await self._reloads.next()
             if reload.version > self._version:
                 self._version = reload.version
                 await self._reload(reload)
 
-    async def _reload(self, reload: _Reload) -> None:
+    async def _reload(self, reload: Reload) -> None:
         try:
             text = await asyncio.to_thread(self._read_file) if reload.text is None else reload.text
             self._adopt(await self._desk.pool.replace(Source(text, str(self._organism.folder))))

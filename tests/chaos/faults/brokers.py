@@ -15,7 +15,6 @@ LATE = Allowed(reruns=True)
 # What the broker forgot was confirmed: assignments run again, usage is booked at the size of its hold.
 FORGOTTEN = Allowed(expired=True, reruns=True)
 OUTAGE = 3.0
-ROUNDS = 10
 
 
 @contextmanager
@@ -62,12 +61,13 @@ def alarmed(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def purged(stage: Stage) -> Iterator[None]:
-    """What waits in its queues is dropped, again and again."""
-    control, dropped = BrokerControl(stage.amqp_url), 0
-    for _ in range(ROUNDS):
-        dropped += sum(control.purge(queue) for queue in _queues(stage))
-        stage.crew.wait(0.2)
-    stage.notes.append(f"{dropped} messages dropped in {ROUNDS} rounds")
+    """What waits in its queues is dropped, each time while nobody consumes, so that there is something."""
+    control = BrokerControl(stage.amqp_url)
+    for name in ("agent-worker", "router", "usage"):
+        with stage.crew.gone(stage.victims(name)):
+            stage.crew.wait(OUTAGE / 2)
+            dropped = sum(control.purge(queue) for queue in queues_of(stage.organism))
+        stage.notes.append(f"{dropped} messages dropped while no {name} was there")
     yield
 
 
@@ -75,15 +75,11 @@ def purged(stage: Stage) -> Iterator[None]:
 def queues_deleted(stage: Stage) -> Iterator[None]:
     """Its queues are deleted, used as they are."""
     control = BrokerControl(stage.amqp_url)
-    lost = sum(control.delete(queue) for queue in _queues(stage))
-    stage.notes.append(f"{lost} messages went with their queues")
-    yield
-
-
-def _queues(stage: Stage) -> list[str]:
     queues = queues_of(stage.organism)
     stage.chance.shuffle(queues)
-    return queues
+    lost = sum(control.delete(queue) for queue in queues)
+    stage.notes.append(f"{lost} messages went with their queues")
+    yield
 
 
 FAULTS = (

@@ -32,6 +32,7 @@ from xml_pipeline.organism.load import load_organism, parse_organism
         ("{name: tested}", "{name: tested, limits: {max_hops: 0}}", 1, "at least 1"),
         ("{name: tested}", "{name: tested, limits: {max_backlog: 0}}", 1, "max_backlog must be at least 1"),
         ("{name: tested}", "{name: tested, limits: {max_backlog_per_thread: all}}", 1, "must be a whole number"),
+        ("{name: tested}", "{name: tested, limits: {max_envelope_bytes: 8388609}}", 1, "at most 8388608"),
         ("{name: tested}", "{name: tested, limits: {max_backlogs: 1}}", 1, "did you mean 'max_backlog'?"),
         ("{name: tested}", "{name: tested}\nllm: {provider: magic}", 2, "scripted, openai"),
         ("{name: tested}", "{name: tested}\nllm: {api_key: x}", 2, "did you mean 'api_key_env'?"),

@@ -14,6 +14,7 @@ from xml_pipeline.message_bus.memory import MemoryBroker
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent, ledger_message
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.worker import ledger_desk
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.ledger_desk import LedgerDesk
@@ -133,3 +134,31 @@ async def test_what_a_dead_child_was_asking_for_is_given_back(office: Office) ->
     if isinstance(sent[-1], HoldRequest):
         sent.append(await office.sent())
     assert sent[-1] == HoldRelease(call_id=call)
+
+
+async def _granted(office: Office, call: UUID, lifetime: float = 60.0) -> None:
+    office.ask(hold(call).model_copy(update={"lifetime": lifetime}))
+    await office.sent()
+    async with asyncio.timeout(20):
+        while not office.desk.has_granted(office.member, call):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_a_child_has_so_many_calls_and_no_more(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_desk, "MOST_CALLS", 2)
+    first, second = uuid4(), uuid4()
+    await _granted(office, first)
+    await _granted(office, second)
+    office.ask(hold(uuid4()))
+    office.ask(usage(first), running=False)
+    settled = await office.sent()
+    assert isinstance(settled, UsageEvent)
+    await _granted(office, uuid4())
+
+
+async def test_calls_that_were_never_settled_make_room_when_their_time_is_over(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_desk, "MOST_CALLS", 2)
+    for _ in range(10):
+        await _granted(office, uuid4(), lifetime=0.000001)

@@ -98,8 +98,7 @@ class RabbitBus:
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
-        for consumer in list(self._consumers):
-            await consumer.close()
+        await asyncio.gather(*(consumer.close() for consumer in list(self._consumers)))
         await asyncio.gather(self._incoming.close(), self._outgoing.close())
 
     async def _start(self, queue: str | None, bindings: tuple[Binding, ...], prefetch: int) -> RabbitConsumer:

@@ -177,8 +177,14 @@ class RabbitConsumer:
         log.warning("consumer_lost", queue=channel.queue)
         self._channel = None
         if self._queue is None:
-            self._left_over.extend(channel.arrived)
+            self._leave_over(channel)
         await close_channel(channel)
+
+    def _leave_over(self, channel: DeliveryChannel) -> None:
+        """Keep what has arrived; of a queue of one's own that nobody reads, no more than two subscriptions held."""
+        self._left_over.extend(channel.arrived)
+        while self._queue is None and len(self._left_over) > 2 * self._prefetch:
+            self._left_over.popleft()
 
     async def _subscribe_again(self) -> bool:
         lost = self._channel is None
@@ -213,7 +219,7 @@ class RabbitConsumer:
         self._retired.append(channel)
         with suppress(BrokerUnavailable, AMQPChannelError):
             await call(channel.amqp.basic_cancel(channel.consumer_tag))
-        self._left_over.extend(channel.arrived)
+        self._leave_over(channel)
         await self._close_retired()
 
     async def _close_retired(self) -> None:

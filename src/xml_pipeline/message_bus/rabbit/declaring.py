@@ -14,6 +14,7 @@ from xml_pipeline.errors import BrokerUnavailable, Refused
 from xml_pipeline.message_bus.rabbit.link import Backoff, Connection, Link, call
 from xml_pipeline.message_bus.topology import (
     DELIVERY_LIMIT,
+    OWN_QUEUE_MAX_BYTES,
     OWN_QUEUE_MAX_LENGTH,
     Binding,
     Exchange,
@@ -28,7 +29,11 @@ DECLARE_SECONDS: Final = 10.0
 _KEEP_SECONDS: Final = 10.0
 # The broker tells the consumers of a deleted quorum queue only if nobody declares it again at once.
 _SETTLE_SECONDS: Final = 1.0
-_OWN_QUEUE: Final[ArgumentsType] = {"x-max-length": OWN_QUEUE_MAX_LENGTH, "x-overflow": "drop-head"}
+_OWN_QUEUE: Final[ArgumentsType] = {
+    "x-max-length": OWN_QUEUE_MAX_LENGTH,
+    "x-max-length-bytes": OWN_QUEUE_MAX_BYTES,
+    "x-overflow": "drop-head",
+}
 
 
 class Declarer:

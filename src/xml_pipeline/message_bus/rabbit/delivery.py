@@ -17,6 +17,8 @@ from xml_pipeline.message_bus.rabbit.link import Connection, call
 
 log = structlog.get_logger(__name__)
 
+_CLOSE_SECONDS = 3.0
+
 
 class DeliveryChannel:
     """A channel with one consumer: puts deliveries together, and knows which tags are not acked yet."""
@@ -125,6 +127,6 @@ class DeliveryChannel:
 async def close_channel(channel: DeliveryChannel) -> None:
     """Close a channel; what it holds unacked goes back to its queue."""
     try:
-        await call(channel.amqp.close())
+        await call(channel.amqp.close(), _CLOSE_SECONDS)
     except (BrokerUnavailable, AMQPChannelError) as error:
         log.debug("channel_close_unanswered", reason=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,10 +12,10 @@ import structlog
 from xml_pipeline.message_bus.messages import ControlHint, EventFrame
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.server.live.limits import MOST_UNPUBLISHED, MOST_UNPUBLISHED_BYTES
 
 log = structlog.get_logger(__name__)
 
-_LIMIT = 20_000
 _BATCH = 500
 
 
@@ -24,15 +25,20 @@ class Outbox:
     def __init__(self, bus: Bus, names: Names) -> None:
         self._bus = bus
         self._names = names
-        self._queue: asyncio.Queue[Outgoing] = asyncio.Queue(_LIMIT)
+        self._queue: deque[Outgoing] = deque()
+        self._bytes = 0
+        self._left_out = 0
+        self._wake = asyncio.Event()
 
     def add(self, messages: Iterable[Outgoing]) -> None:
         """Publish soon."""
         for message in messages:
-            if self._queue.full():
-                log.warning("outbox.full")
-                return
-            self._queue.put_nowait(message)
+            if len(self._queue) >= MOST_UNPUBLISHED or self._bytes >= MOST_UNPUBLISHED_BYTES:
+                self._left_out += 1
+                continue
+            self._queue.append(message)
+            self._bytes += len(message.body)
+            self._wake.set()
 
     def inject(self, message_id: str, envelope: bytes) -> None:
         """An inbox row was committed."""
@@ -53,22 +59,24 @@ class Outbox:
     async def run(self) -> None:
         """Publish what is added, until cancelled."""
         while True:
-            batch = [await self._queue.get()]
-            await self._publish(self._drain(batch))
+            await self._wake.wait()
+            self._wake.clear()
+            await self.flush()
 
     async def flush(self) -> None:
         """Publish what is left."""
-        batch = self._drain([])
-        while batch:
+        while batch := self._take():
             await self._publish(batch)
-            batch = self._drain([])
 
-    def _drain(self, batch: list[Outgoing]) -> list[Outgoing]:
-        while len(batch) < _BATCH and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
+    def _take(self) -> list[Outgoing]:
+        batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+        self._bytes -= sum(len(message.body) for message in batch)
         return batch
 
     async def _publish(self, batch: list[Outgoing]) -> None:
+        if self._left_out:
+            log.warning("outbox.full", left_out=self._left_out)
+            self._left_out = 0
         outcomes = await self._bus.publish(batch)
         lost = sum(
             outcome is not Published.CONFIRMED and message.persistent

@@ -18,7 +18,11 @@ class Presence:
 
     def note(self, heartbeat: Heartbeat, now: float) -> None:
         """A heartbeat came."""
-        self._last[heartbeat.service, heartbeat.instance] = (now, heartbeat)
+        key = heartbeat.service, heartbeat.instance
+        if key not in self._last:
+            # Whether or not anybody asks who is alive: each restart of a service is another instance.
+            self._forget_gone(now)
+        self._last[key] = (now, heartbeat)
 
     def is_complete(self, listeners: Collection[str], now: float) -> bool:
         """Whether a router, a usage service and a worker for every listener are alive."""
@@ -28,5 +32,8 @@ class Presence:
         return {"router", "usage"} <= services and served.issuperset(listeners)
 
     def _alive(self, now: float) -> list[Heartbeat]:
-        self._last = {key: seen for key, seen in self._last.items() if now - seen[0] <= ALIVE_FOR}
+        self._forget_gone(now)
         return [heartbeat for _, heartbeat in self._last.values()]
+
+    def _forget_gone(self, now: float) -> None:
+        self._last = {key: seen for key, seen in self._last.items() if now - seen[0] <= ALIVE_FOR}
