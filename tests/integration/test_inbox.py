@@ -127,7 +127,9 @@ async def test_an_inject_that_races_a_kill_is_refused_or_waits_to_be_logged(data
         async with database.begin() as connection:
             await threads.kill_thread(connection, thread, actor="test")
 
-    _, *answers = await asyncio.gather(kill(), *(_accept(database, _inject(thread=thread)) for _ in range(20)))
+    killing = asyncio.create_task(kill())
+    answers = await asyncio.gather(*(_accept(database, _inject(thread=thread)) for _ in range(20)))
+    await killing
     accepted = 1 + sum(isinstance(answer, Accepted) for (answer,) in answers)
     async with database.begin() as connection:
         untaken = await connection.scalar(text("select count(*) from inbox where taken_at is null"))

@@ -19,7 +19,7 @@ CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 5.0
 # A client that was suspended inside a transaction holds its row locks: the server ends its session.
-_IDLE_IN_TRANSACTION = "20s"
+_IDLE_IN_TRANSACTION = "8s"
 _SETTINGS = {
     "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION,
     "tcp_keepalives_idle": "10",
