@@ -98,7 +98,9 @@ async def test_threads_by_status_agent_and_time(connection: AsyncConnection) -> 
     assert await threads.get_thread(connection, uuid4()) is None
 
 
-async def test_a_kill_closes_what_is_open_but_what_no_router_has_logged_and_is_noted_once(connection: AsyncConnection) -> None:
+async def test_a_kill_closes_what_is_open_but_what_no_router_has_logged_and_is_noted_once(
+    connection: AsyncConnection,
+) -> None:
     thread = await _thread(connection, open=3, slots=4)
     for slot, state in enumerate(["closed", "out", "waiting"], start=1):
         await _message(connection, thread, slot, state=state, outcome="handled" if state == "closed" else None)
