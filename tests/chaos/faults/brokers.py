@@ -140,6 +140,5 @@ FAULTS = (
         hold=1.0,
         target=10.0,
         allowed=FORGOTTEN,
-        short=True,
     ),
 )

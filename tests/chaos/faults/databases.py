@@ -57,6 +57,5 @@ FAULTS = (
         backends_terminated,
         hold=16.0,
         target=5.0,
-        short=True,
     ),
 )

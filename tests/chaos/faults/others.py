@@ -165,7 +165,6 @@ FAULTS = (
         "A usage event that comes a hundred times, shuffled, is booked once",
         usage_repeated,
         hold=2.0,
-        short=True,
     ),
     Fault(
         "usage-queue-missing",
