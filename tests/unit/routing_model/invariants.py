@@ -1,0 +1,202 @@
+"""What has to hold after every commit, and in the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+from tests.unit.routing_model.database import Change, Database, View
+from tests.unit.routing_model.organism import ORGANISM, WINDOWS
+from tests.unit.routing_model.rows import Stored, messages_of
+from xml_pipeline.storage.ledger_rows import Booking, Hold, HoldState, Kind, RollupKey
+
+_MOVES = {
+    "waiting": {"waiting", "ready", "out", "closed"},
+    "ready": {"ready", "out", "closed"},
+    "out": {"out", "ready", "closed"},
+    "closed": set[str](),
+}
+_BOOKED_AS = {HoldState.SETTLED: Kind.MEASURED, HoldState.EXPIRED: Kind.EXPIRED}
+
+
+class Broken(AssertionError):
+    """What may never be, was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the provider of the model did: tokens that are gone."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def check_commit(db: Database, changes: Sequence[Change]) -> None:
+    """After each commit. Raises Broken."""
+    view = db.view()
+    tables = {change.key[0] for change in changes}
+    for change in changes:
+        if change.key[0] == "message":
+            _check_move(change.before, change.after, db.clock)
+    if tables & {"message", "inbox", "thread"}:
+        messages = messages_of(view)
+        _check_windows(messages)
+        _check_threads(view, messages)
+    if tables & {"hold", "booking", "budget", "rollup"}:
+        check_books(view)
+
+
+def _check_move(before: Stored | None, after: Stored, clock: float) -> None:
+    if before is None:
+        return
+    if after.state not in _MOVES[before.state]:
+        raise Broken(f"{before.new.id} went from {before.state} to {after.state}")
+    if after.attempt != before.attempt and not (after.attempt == before.attempt + 1 and after.state == "out"):
+        raise Broken(f"{before.new.id}: attempt {after.attempt} of {after.state} after {before.attempt}")
+    if before.state in ("waiting", "ready") and after.state == "out" and not before.is_due(clock):
+        raise Broken(f"{before.new.id} went out before it was due")
+    if after.attempt > ORGANISM.listeners[after.new.to_id].retry.attempts:
+        raise Broken(f"{before.new.id}: one attempt too many")
+
+
+def _check_windows(messages: Sequence[Stored]) -> None:
+    out = Counter(stored.new.to_id for stored in messages if stored.state == "out")
+    if any(out[name] > window for name, window in WINDOWS.items()):
+        raise Broken(f"beyond a window: {out}")
+
+
+def _check_threads(view: View, messages: Sequence[Stored]) -> None:
+    open_ = Counter(stored.new.thread_id for stored in messages if stored.state != "closed")
+    open_.update(row.thread_id for row in view.table("inbox").values() if not row.taken)
+    for thread in view.table("thread").values():
+        if thread.open != open_[thread.id]:
+            raise Broken(f"{thread.open} counted as open, {open_[thread.id]} are")
+        if (thread.status == "active") != (thread.open > 0):
+            raise Broken(f"a thread is {thread.status} with {thread.open} open")
+
+
+def check_filled(db: Database) -> None:
+    """After a sweep that nobody came in between: what is due waits only for room. Raises Broken."""
+    messages = messages_of(db.view())
+    due = Counter(row.new.to_id for row in messages if row.state == "ready" and row.is_due(db.clock))
+    out = Counter(row.new.to_id for row in messages if row.state == "out")
+    for name, listener in db.view().table("listener").items():
+        if due[name] and not listener.paused and out[name] < listener.window:
+            raise Broken(f"{due[name]} for {name} are due and there is room, but nothing goes out")
+
+
+# The books
+
+
+def check_books(view: View) -> None:
+    """available + held + spent = limit, in every budget; one booking for each call. Raises Broken."""
+    holds, bookings = view.table("hold"), view.table("booking")
+    held: Counter[UUID] = Counter()
+    spent: Counter[UUID] = Counter()
+    for hold in holds.values():
+        held[hold.thread_id] += hold.size if hold.state is HoldState.HELD else 0
+        _check_hold(hold, bookings.get(hold.call_id))
+    for booking in bookings.values():
+        spent[booking.thread_id] += _tokens(booking)
+    strayed = {booking.thread_id for booking in bookings.values() if booking.call_id not in holds}
+    for budget in view.table("budget").values():
+        if (budget.held, budget.spent) != (held[budget.thread_id], spent[budget.thread_id]):
+            raise Broken(f"{budget}, but {held[budget.thread_id]} are held and {spent[budget.thread_id]} are booked")
+        if budget.available < 0 and budget.thread_id not in strayed:
+            raise Broken(f"a budget is overdrawn: {budget}")
+    _check_rollups(view, bookings.values())
+
+
+def _check_hold(hold: Hold, booking: Booking | None) -> None:
+    kind = None if booking is None else booking.kind
+    if kind is not _BOOKED_AS.get(hold.state):
+        raise Broken(f"the call of a hold that is {hold.state} is booked as {kind}")
+
+
+def _check_rollups(view: View, bookings: Iterable[Booking]) -> None:
+    sums: dict[RollupKey, tuple[int, Decimal]] = {}
+    for one in bookings:
+        hour = one.granted_at.replace(minute=0, second=0, microsecond=0)
+        key = RollupKey(one.period, hour, one.agent_id, one.model, one.provider)
+        tokens, cost = sums.get(key, (0, Decimal(0)))
+        sums[key] = (tokens + _tokens(one), cost + one.cost)
+    rolled = {
+        key: (row.prompt_tokens + row.completion_tokens, row.cost)
+        for key, row in view.table("rollup").items()
+        if row.requests
+    }
+    if rolled != sums:
+        raise Broken(f"rollups say {rolled}, the bookings {sums}")
+
+
+def _tokens(booking: Booking) -> int:
+    return booking.prompt_tokens + booking.completion_tokens
+
+
+# In the end
+
+
+def check_end(db: Database, accepted: Iterable[UUID]) -> None:
+    """When nothing moves any more: `accepted` are the injects that clients were told of. Raises Broken."""
+    view = db.view()
+    messages = messages_of(view)
+    if stuck := [stored.state for stored in messages if stored.state != "closed"]:
+        raise Broken(f"never ended: {stuck}")
+    killed = {thread.id for thread in view.table("thread").values() if thread.status == "killed"}
+    _check_injects(view, accepted, killed)
+    _check_calls(view, messages, killed)
+    _check_turns(view)
+    for thread in view.table("thread").values():
+        if thread.slots != sum(stored.new.thread_id == thread.id for stored in messages):
+            raise Broken("slots have holes")
+        if thread.status != "killed" and (thread.status == "error") != (thread.failed > 0):
+            raise Broken(f"{thread.failed} failed, but the thread is {thread.status}")
+
+
+def _check_injects(view: View, accepted: Iterable[UUID], killed: set[UUID]) -> None:
+    for id_ in accepted:
+        row = view.get("inbox", id_)
+        if row is None or not row.taken:
+            raise Broken(f"inject {id_} was accepted, and lost")
+        if row.thread_id not in killed and view.get("message", id_) is None:
+            raise Broken(f"inject {id_} was taken, and became no message")
+
+
+def _check_calls(view: View, messages: Sequence[Stored], killed: set[UUID]) -> None:
+    answers = Counter(stored.new.answers for stored in messages)
+    for call in view.table("call").values():
+        if answers[call.id] > 1:
+            raise Broken("a call was answered twice")
+        if call.thread_id not in killed and (call.open or call.pending or (call.awaited and not call.answered)):
+            raise Broken(f"a call is left over: {call}")
+
+
+def _check_turns(view: View) -> None:
+    counted = Counter(turn.message_id for turn in view.table("turn").values() if turn.counted and turn.outcome == "ok")
+    if any(count > 1 for count in counted.values()):
+        raise Broken(f"a message took effect twice: {counted}")
+
+
+def check_promises(view: View, turns: Iterable[UUID], used: Iterable[UUID]) -> None:
+    """Turns and usage that the broker confirmed and nobody threw away. Raises Broken."""
+    if lost := [id_ for id_ in turns if view.get("turn", id_) is None]:
+        raise Broken(f"turns that a router took and lost: {lost}")
+    for call in used:
+        booking = view.get("booking", call)
+        if booking is None or booking.kind is not Kind.MEASURED:
+            raise Broken(f"usage of {call} that a service took and lost: {booking}")
+
+
+def check_usage(view: View, answered: Mapping[UUID, Answered], without_hold: Mapping[UUID, Answered]) -> None:
+    """What the provider did, by call; what had no hold may be lost with its event. Raises Broken."""
+    bookings = view.table("booking")
+    if lost := [call for call in answered if call not in bookings]:
+        raise Broken(f"calls that were answered and are not booked: {lost}")
+    for booking in bookings.values():
+        used = answered.get(booking.call_id) or without_hold.get(booking.call_id)
+        true = 0 if used is None else used.prompt_tokens + used.completion_tokens
+        if _tokens(booking) < true or (booking.kind is Kind.MEASURED and _tokens(booking) != true):
+            raise Broken(f"a call took {true} tokens, but the booking is {booking}")
