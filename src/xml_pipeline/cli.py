@@ -18,7 +18,8 @@ from xml_pipeline.errors import InvalidOrganism, NotFound, XmlPipelineError
 from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.arguments import payload_of
-from xml_pipeline.terminal.client import DEFAULT_URL, ApiRefused, Client
+from xml_pipeline.terminal.client import ApiRefused, client_of_environment
+from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def inject(
     Exits with 1 when no answer came in time, or the answer is an error.
     """
     payload = payload_of(fields or [], json_payload)
-    answer = _client().inject(target, payload, thread=thread, key=key, wait=wait)
+    answer = client_of_environment().inject(target, payload, thread=thread, key=key, wait=wait)
     reply = answer.get("reply")
     if as_json:
         views.print_json(out, answer)
@@ -175,7 +176,9 @@ def threads(
     as_json: JsonOption = False,
 ) -> None:
     """The threads, the latest first."""
-    answer = _client().get("/threads", status=status, agent=agent, since=since, limit=limit, offset=offset)
+    answer = client_of_environment().get(
+        "/threads", status=status, agent=agent, since=since, limit=limit, offset=offset
+    )
     _show(answer, views.threads_view(answer), as_json)
 
 
@@ -186,7 +189,7 @@ def thread(
     as_json: JsonOption = False,
 ) -> None:
     """One thread and its latest messages."""
-    client = _client()
+    client = client_of_environment()
     found = client.get(f"/threads/{thread_id}")
     earlier = max(0, found["messageCount"] - limit)
     history = client.get(f"/threads/{thread_id}/messages", limit=limit, offset=earlier)
@@ -202,22 +205,25 @@ def messages(
     as_json: JsonOption = False,
 ) -> None:
     """The messages of all threads."""
-    answer = _client().get("/messages", agent=agent, limit=limit, offset=offset)
+    answer = client_of_environment().get("/messages", agent=agent, limit=limit, offset=offset)
     _show(answer, views.messages_view(answer), as_json)
 
 
 @app.command(rich_help_panel=TALKING)
 def agents(as_json: JsonOption = False) -> None:
     """The listeners and what they do; agents are bold."""
-    answer = _client().get("/agents")
+    answer = client_of_environment().get("/agents")
     _show(answer, views.agents_view(answer), as_json)
 
 
 @app.command(rich_help_panel=TALKING)
 def usage(as_json: JsonOption = False) -> None:
     """Tokens and cost, by agent and by model."""
-    answer = _client().get("/usage")
+    answer = client_of_environment().get("/usage")
     _show(answer, views.usage_view(answer), as_json)
+
+
+add_letter_commands(app, out, TALKING)
 
 
 @app.command(rich_help_panel=WRITING)
@@ -276,10 +282,6 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder 
     run, then = first_steps(folder)
     out.print(Text(f"\n{run}\n", style="bold"), soft_wrap=True)
     out.print(Text.assemble(("and in another terminal: ", "dim"), then), soft_wrap=True)
-
-
-def _client() -> Client:
-    return Client(os.environ.get("ORGANISM_URL") or DEFAULT_URL)
 
 
 def _file(given: Path | None) -> Path:

@@ -328,5 +328,29 @@ class UsageRows:
             assert camel_case_only(target.get(path)), path
 
 
-class RestSuite(OrganismRows, AgentRows, InjectRows, ThreadRows, UsageRows):
+class LetterRows:
+    def test_dead_letters(self, target: Target) -> None:
+        page = target.get("/dead-letters", listener="nobody")
+        assert page == {"deadLetters": [], "count": 0, "total": 0, "offset": 0, "limit": 50}
+
+    def test_the_keys_of_dead_letters_are_camel_case(self, target: Target) -> None:
+        assert camel_case_only(target.get("/dead-letters"))
+
+    @pytest.mark.parametrize("id_", ["nothing", str(UUID(int=0))])
+    def test_an_unknown_dead_letter(self, target: Target, id_: str) -> None:
+        for method, path in (("GET", id_), ("DELETE", id_), ("POST", f"{id_}/redrive")):
+            answer = target.http.request(method, f"{API}/dead-letters/{path}")
+            assert problem(answer, 404)["code"] == "unknown-dead-letter"
+
+    @pytest.mark.parametrize("wrong", [{"redriven": "perhaps"}, {"since": "then"}, {"limit": 0}])
+    def test_choices_that_there_cannot_be(self, target: Target, wrong: dict[str, Any]) -> None:
+        assert problem(target.http.request("GET", f"{API}/dead-letters", params=wrong), 422)["errors"]
+
+    def test_a_redrive_takes_nothing_but_a_payload(self, target: Target) -> None:
+        path = f"/dead-letters/{UUID(int=0)}/redrive"
+        assert problem(target.post(path, {"name": "Dan"}), 422)["errors"][0]["path"] == "name"
+        assert problem(target.post(path, {"payload": 5}), 422)["errors"][0]["path"] == "payload"
+
+
+class RestSuite(OrganismRows, AgentRows, InjectRows, ThreadRows, UsageRows, LetterRows):
     """All REST rows but the one that ends the organism."""

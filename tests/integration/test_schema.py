@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -104,3 +105,21 @@ async def test_the_one_row_of_the_organism_is_there(database: Database, empty_da
 async def test_migrating_a_database_that_is_gone_says_so() -> None:
     with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1"):
         await migrate_database("postgresql://postgres@127.0.0.1:1/nothing")
+
+
+async def test_going_down_gives_up_redrives_that_no_router_has_taken(
+    database: Database, empty_database_url: str
+) -> None:
+    id_ = uuid4()
+    await migrate_database(empty_database_url)
+    async with database.begin() as connection:
+        for statement in (
+            "insert into threads (id, status, open, failed) values (:id, 'active', 1, 1)",
+            "insert into inbox (id, thread_id, to_id, request_hash, body, letter_id)"
+            " values (:id, :id, 'x', '', '', :id)",
+        ):
+            await connection.execute(text(statement), {"id": id_})
+    await migrate_database(empty_database_url, revision="0001")
+    async with database.begin() as connection:
+        rows = await connection.execute(text("select status, open, taken_at is not null from threads, inbox"))
+        assert [tuple(row) for row in rows] == [("error", 0, True)]

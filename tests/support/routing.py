@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from xml_pipeline.envelope.codec import encode_envelope, payload_tag
 from xml_pipeline.envelope.model import API, Envelope, Kind, Outcome, Output, Turn
-from xml_pipeline.organism.model import Limits, Listener, Organism, ResponseType, Retry
+from xml_pipeline.organism.model import RETRIED, Limits, Listener, Organism, ResponseType, Retry
 from xml_pipeline.routing.items import TurnReport
 from xml_pipeline.routing.system_messages import ERROR_TAGS
 from xml_pipeline.storage.inbox import Inject as Accepted
@@ -35,6 +35,7 @@ def listener(
     responds: bool = True,
     attempts: int = 3,
     backoff: float = 0.5,
+    on: tuple[str, ...] = RETRIED,
     window: int | None = None,
     timeout: float = 30.0,
     accepts_errors: bool = True,
@@ -54,7 +55,7 @@ def listener(
         accepts_errors=accepts_errors,
         accepts_huh=accepts_huh,
         timeout=timeout,
-        retry=Retry(attempts, backoff),
+        retry=Retry(attempts, backoff, on=on),
         window=window,
     )
 

@@ -2,75 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from uuid import UUID, uuid4, uuid5
+from dataclasses import replace
+from uuid import uuid4, uuid5
 
 import pytest
 from hypothesis import given as forall
 from hypothesis import strategies as st
 
 from tests.support import routing as given
+from tests.support.routing_scene import THREAD, Scene
 from xml_pipeline.envelope.codec import canonical_payload, payload_tag
 from xml_pipeline.envelope.model import API, SYSTEM, Kind, Outcome, Output, Turn
 from xml_pipeline.organism.catalog import Catalog
-from xml_pipeline.organism.model import Limits, Organism, Retry
-from xml_pipeline.routing.decisions import Decision, decide, retry_delay
+from xml_pipeline.organism.model import RETRIED, Limits, Retry
+from xml_pipeline.routing.decisions import retry_delay
 from xml_pipeline.routing.items import Inject, Item, Junk, Orphaned, Overdue, Returned, TurnReport
 from xml_pipeline.routing.system_messages import huh, not_reachable, read_error, system_error
-from xml_pipeline.storage.routing_rows import CallRow, Changes, InboxRow, MessageRow, NewMessage, Snapshot, ThreadRow
-
-THREAD = uuid4()
-
-
-@dataclass
-class Scene:
-    """A thread with messages and calls, to decide on."""
-
-    organism: Organism
-    thread: ThreadRow = field(default_factory=lambda: ThreadRow(THREAD, "active", 0, 10, 0, (API,), None))
-    messages: dict[UUID, MessageRow] = field(default_factory=dict)
-    calls: dict[UUID, CallRow] = field(default_factory=dict)
-    inbox: dict[UUID, InboxRow] = field(default_factory=dict)
-    turns: frozenset[UUID] = frozenset()
-
-    def call(self, caller: str, callee: str, parent: CallRow | None = None, **fields: object) -> CallRow:
-        """A call with nothing open."""
-        awaited = self.organism.listeners[callee].responds
-        call = CallRow(uuid4(), THREAD, caller, callee, None if parent is None else parent.id, awaited, open=0)
-        if parent is not None and awaited:
-            parent.pending += 1
-        self.calls[call.id] = replace(call, **fields)  # type: ignore[arg-type]
-        return self.calls[call.id]
-
-    def out(self, call: CallRow, kind: Kind = Kind.REQUEST, tag: str = "x", **fields: object) -> MessageRow:
-        """A message that the call's callee is handling."""
-        call.open += 1
-        self.thread.open += 1
-        row = MessageRow(
-            *(uuid4(), THREAD, call.caller, call.callee, kind.value, tag, call.id, 1),
-            mailbox=True,
-            state="out",
-            attempt=1,
-            overdue=True,
-        )
-        self.messages[row.id] = replace(row, **fields)  # type: ignore[arg-type]
-        return self.messages[row.id]
-
-    def accepted(self, to: str, *, body: bytes | None = None, taken: bool = False) -> UUID:
-        """An accepted inject."""
-        made = given.inject(to, THREAD)
-        self.inbox[made.id] = InboxRow(made.id, THREAD, to, body or made.body, taken)
-        self.thread.open += not taken
-        return made.id
-
-    def decide(self, *items: Item) -> Decision:
-        """Decide on a snapshot of it."""
-        snapshot = Snapshot({THREAD: self.thread}, self.messages, self.calls, self.inbox, self.turns)
-        return decide(snapshot, items, self.organism, given.TagCheck())
-
-    def changes(self, *items: Item) -> Changes:
-        """The same, the changes alone."""
-        return self.decide(*items).changes
+from xml_pipeline.storage.routing_rows import CallRow, Changes, MessageRow, NewMessage, ThreadRow
 
 
 def _scene(**settings: object) -> Scene:
@@ -211,7 +159,7 @@ def test_a_callee_that_ends_without_an_answer_gives_one_by_the_system() -> None:
     message = _only(changes)
     assert (message.from_id, message.to_id, message.kind, message.remaining) == ("bob", "ann", "error", 0)
     assert read_error(message.body).code == "no-answer"
-    assert message.id == uuid5(inner.id, "answer")
+    assert message.id == uuid5(changes.closings[0].message_id, "answer")
 
 
 def test_a_call_with_answers_to_come_is_not_over() -> None:
@@ -378,6 +326,19 @@ def test_an_overdue_message_is_sent_again_at_once_and_lost_in_the_end() -> None:
     changes = scene.changes(Overdue(first.id, 1), Overdue(last.id, 2))
     assert [p.delay for p in changes.postponements] == [0.0]
     assert [letter.code for letter in changes.dead_letters] == ["lost"]
+
+
+@pytest.mark.parametrize("outcome", RETRIED)
+def test_only_the_outcomes_that_are_listed_are_tried_again(outcome: str) -> None:
+    for on in ((outcome,), tuple(other for other in RETRIED if other != outcome)):
+        scene = Scene(given.organism(given.listener("ann", on=on)))
+        message = scene.out(scene.call(API, "ann"))
+        lost = Overdue(message.id, 1)
+        item = lost if outcome == "lost" else given.failed(message.id, outcome=Outcome(outcome))
+        changes = scene.changes(item)
+        retried = [(one.message_id, one.jitter) for one in changes.postponements]
+        letters = [(letter.message_id, letter.attempts) for letter in changes.dead_letters]
+        assert (retried, letters) == (([(message.id, 0.2)], []) if outcome in on else ([], [(message.id, 1)]))
 
 
 def test_an_overdue_message_that_moved_on_is_left_alone() -> None:

@@ -86,7 +86,7 @@ class Document:
             return None
         return value
 
-    def number(self, node: Node, what: str, *, above: float | None = None) -> float | None:
+    def number(self, node: Node, what: str, *, above: float | None = None, maximum: float = math.inf) -> float | None:
         """Read a finite number that is not negative, or that is greater than `above`."""
         value = self._scalar(node)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -94,6 +94,9 @@ class Document:
             return None
         if value < 0 or (above is not None and value <= above):
             self.fault(node, f"{what} must be {'at least 0' if above is None else f'greater than {above:g}'}")
+            return None
+        if value > maximum:
+            self.fault(node, f"{what} must be at most {maximum:g}")
             return None
         return float(value)
 

@@ -9,15 +9,23 @@ from typing import Any
 
 DEFAULT_MAX_TOKENS = 100_000
 DEFAULT_PORT = 8080
+# How a try may end that was none: the handler raised or its process died; its time was up; no turn came.
+RETRIED = ("error", "timeout", "lost")
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a handler is tried, and the wait between two tries in seconds: backoff * 2^n, at most `max_backoff`."""
+    """How often a handler is tried, and the wait between two tries in seconds: backoff * 2^n, at most `max_backoff`.
+
+    `jitter` is the share of the wait, 0 to 1, by which chance makes it shorter or longer. `on` names the outcomes that
+    are tried again; any other is final at its first occurrence.
+    """
 
     attempts: int = 3
     backoff: float = 0.5
     max_backoff: float = 60.0
+    jitter: float = 0.2
+    on: tuple[str, ...] = RETRIED
 
 
 @dataclass(frozen=True, slots=True)

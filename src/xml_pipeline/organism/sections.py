@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xml_pipeline.organism.document import Document, Node
-from xml_pipeline.organism.model import Limits, LlmConfig, Price, Retry
+from xml_pipeline.organism.model import RETRIED, Limits, LlmConfig, Price, Retry
 from xml_pipeline.organism.names import listener_name_fault, organism_name_fault
 
 Read = Callable[[Document, Node, str], Any]
@@ -140,6 +140,10 @@ def _positive(document: Document, node: Node, what: str) -> float | None:
     return document.number(node, what, above=0)
 
 
+def _share(document: Document, node: Node, what: str) -> float | None:
+    return document.number(node, what, maximum=1)
+
+
 def _count(document: Document, node: Node, what: str) -> int | None:
     return document.integer(node, what, minimum=1)
 
@@ -159,6 +163,16 @@ def _one_of(choices: tuple[str, ...]) -> Read:
             return value
         document.fault(node, f"{what} must be one of {', '.join(choices)}")
         return None
+
+    return read
+
+
+def _some_of(choices: tuple[str, ...]) -> Read:
+    one = _one_of(choices)
+
+    def read(document: Document, node: Node, what: str) -> tuple[str, ...]:
+        found = (one(document, item, f"each of {what}") for _, item in document.texts(node, what))
+        return tuple(dict.fromkeys(text for text in found if text is not None))
 
     return read
 
@@ -205,7 +219,13 @@ def _options(document: Document, node: Node, what: str) -> Mapping[str, Any]:
     return document.free(node, what)
 
 
-_RETRY: Mapping[str, Read] = {"attempts": _count, "backoff": _number, "max_backoff": _number}
+_RETRY: Mapping[str, Read] = {
+    "attempts": _count,
+    "backoff": _number,
+    "max_backoff": _number,
+    "jitter": _share,
+    "on": _some_of(RETRIED),
+}
 _LIMITS: Mapping[str, Read] = {
     "max_hops": _count,
     "max_messages_per_thread": _count,

@@ -61,7 +61,7 @@ def apply_outputs(work: Working, message: MessageRow, call: CallRow, outputs: tu
     sender = _Sender(work, message, call)
     most = work.organism.limits.max_outputs_per_turn
     if len(outputs) > most:
-        fail(work, call, system_error(LIMIT, f"More than {most} messages at once."), sender.hop)
+        fail(work, call, system_error(LIMIT, f"More than {most} messages at once."), message)
         return
     for ordinal, output in enumerate(outputs):
         if output.kind is Kind.REQUEST:
@@ -83,7 +83,7 @@ def _request(sender: _Sender, ordinal: int, output: Output) -> None:
         sender.refusals.append(_Refusal(ordinal, _complaint(message, fault or "no payload"), request=True))
         return
     if (limit := sender.exhausted) is not None:
-        fail(work, sender.call, system_error(LIMIT, limit), sender.hop)
+        fail(work, sender.call, system_error(LIMIT, limit), message)
         return
     open_call(work, _draft(sender, ordinal, to, output.payload))
 
@@ -99,7 +99,7 @@ def _response(sender: _Sender, ordinal: int, output: Output) -> None:
         return
     message_id = uuid5(message.id, str(ordinal))
     if payload_tag(output.payload) in ERROR_TAGS:
-        fail(work, call, read_error(output.payload), sender.hop, message_id)
+        fail(work, call, read_error(output.payload), message, message_id)
     else:
         answer(work, call, message_id, output.payload, sender.hop)
 
@@ -129,10 +129,10 @@ def _refuse(sender: _Sender) -> None:
 def _give_back(sender: _Sender, refusal: _Refusal, later: int) -> None:
     work, message, call, error = sender.work, sender.message, sender.call, refusal.error
     if (limit := sender.exhausted) is not None:
-        fail(work, call, system_error(LIMIT, limit), sender.hop)
+        fail(work, call, system_error(LIMIT, limit), message)
         return
     if not takes(work, message.to_id, error):
-        fail(work, call, as_system_error(error), sender.hop)
+        fail(work, call, as_system_error(error), message)
         return
     call.open += 1
     work.insert(

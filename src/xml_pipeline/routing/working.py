@@ -70,6 +70,7 @@ class Draft:
     hop: int
     answers: UUID | None = None
     remaining: int = 0
+    redrive_of: UUID | None = None
 
 
 @dataclass(slots=True)
@@ -149,9 +150,9 @@ class Working:
         if message.call_id is not None:
             self.call(message.call_id).open -= 1
 
-    def postpone(self, message: MessageRow, delay: float) -> None:
-        """Have a message tried again, `delay` seconds from now at the earliest."""
-        self.postponements[message.id] = Postponement(message.id, message.attempt, delay)
+    def postpone(self, message: MessageRow, delay: float, jitter: float) -> None:
+        """Have a message tried again `delay` seconds from now, give or take the share `jitter` of it."""
+        self.postponements[message.id] = Postponement(message.id, message.attempt, delay, jitter)
         self.returned.pop(message.id, None)
         message.state = "ready"
         self.listeners.add(message.to_id)
@@ -215,4 +216,5 @@ def _new_message(draft: Draft, slot: int, mailbox: bool, outcome: str | None) ->
         mailbox=mailbox,
         state="waiting" if outcome is None else "closed",
         outcome=outcome,
+        redrive_of=draft.redrive_of,
     )

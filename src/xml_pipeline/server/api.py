@@ -17,6 +17,7 @@ from xml_pipeline.server.models import AgentState
 from xml_pipeline.server.parameters import (
     AgentFilter,
     KeyParameter,
+    LetterQueryParameter,
     Name,
     PageParameter,
     ThreadQueryParameter,
@@ -30,7 +31,7 @@ from xml_pipeline.server.problems import (
     problem_responses,
     validation_problem,
 )
-from xml_pipeline.server.refusals import unknown_agent, unknown_thread
+from xml_pipeline.server.refusals import unknown_agent, unknown_letter, unknown_thread
 from xml_pipeline.server.state import ServerState
 from xml_pipeline.server.view import Inject, OrganismView
 
@@ -84,6 +85,7 @@ def create_router(state: ServerState | OrganismView) -> APIRouter:
     _agent_steering(router, view)
     _capability_routes(router, view)
     _usage_routes(router, view)
+    _letter_routes(router, view)
     return router
 
 
@@ -250,4 +252,37 @@ def _usage_routes(router: APIRouter, view: OrganismView) -> None:
     @router.post(f"{PREFIX}/usage/reset", tags=["usage"])
     async def reset() -> models.Success:
         await view.usage.reset()
+        return models.Success()
+
+
+def _letter_routes(router: APIRouter, view: OrganismView) -> None:
+    path = f"{PREFIX}/dead-letters"
+
+    @router.get(path, tags=["dead letters"], responses=problem_responses(422))
+    async def dead_letters(query: LetterQueryParameter, page: PageParameter) -> models.DeadLetterPage:
+        listed, total = await view.letters.list(query, page)
+        return models.DeadLetterPage(
+            dead_letters=listed, count=len(listed), total=total, offset=page.offset, limit=page.limit
+        )
+
+    @router.get(f"{path}/{{letter_id}}", tags=["dead letters"], responses=problem_responses(404))
+    async def dead_letter(letter_id: Name) -> models.DeadLetterDetail:
+        found = await view.letters.get(letter_id)
+        if found is None:
+            raise unknown_letter(letter_id)
+        return found
+
+    @router.post(
+        f"{path}/{{letter_id}}/redrive", tags=["dead letters"], responses=problem_responses(400, 404, 409, 413, 422)
+    )
+    async def redrive(letter_id: Name, request: models.RedriveRequest | None = None) -> models.RedriveAnswer:
+        answer = await view.letters.redrive(letter_id, request.payload if request else None)
+        if answer is None:
+            raise unknown_letter(letter_id)
+        return answer
+
+    @router.delete(f"{path}/{{letter_id}}", tags=["dead letters"], responses=problem_responses(404, 409))
+    async def delete(letter_id: Name) -> models.Success:
+        if not await view.letters.delete(letter_id):
+            raise unknown_letter(letter_id)
         return models.Success()

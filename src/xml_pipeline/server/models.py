@@ -225,6 +225,59 @@ class InjectAnswer(ApiModel):
     reply: MessageInfo | None = None
 
 
+class DeadLetterInfo(ApiModel):
+    """What could not be handled. `payload` is None where it cannot be read as what its listener takes.
+
+    `redrive_id` is the message that its redrive became. `redrivable`: a redrive would be accepted now.
+    """
+
+    id: str
+    message_id: str | None = None
+    thread_id: str | None = None
+    listener: str | None = None
+    code: str
+    reason: str
+    attempts: int = 0
+    created_at: datetime
+    redriven_at: datetime | None = None
+    redrive_id: str | None = None
+    redrivable: bool = False
+    payload: dict[str, Any] | None = None
+
+
+class DeadLetterDetail(DeadLetterInfo):
+    """The same with the exact bytes: `body` in base64, `xml` as text, None where they are not UTF-8."""
+
+    body: str
+    xml: str | None = None
+
+
+class DeadLetterPage(ApiModel):
+    """One page of dead letters, the newest first."""
+
+    dead_letters: list[DeadLetterInfo]
+    count: int
+    total: int
+    offset: int
+    limit: int
+
+
+class RedriveRequest(ApiModel):
+    """How to redrive a dead letter: with its own payload, or with a corrected one."""
+
+    # A payload that was forgotten to be wrapped must not redrive the old one.
+    model_config = ConfigDict(extra="forbid")
+
+    payload: dict[str, Any] | None = None
+
+
+class RedriveAnswer(Success):
+    """The new message that was accepted, in the letter's thread."""
+
+    thread_id: str
+    message_id: str
+
+
 class UsageSums(ApiModel):
     """Sums over completions; cost in USD, latency in milliseconds."""
 

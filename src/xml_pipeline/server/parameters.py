@@ -14,7 +14,7 @@ from fastapi import Depends, Header, Path, Query
 from xml_pipeline.errors import Fault
 from xml_pipeline.server.models import ThreadStatus
 from xml_pipeline.server.problems import Problem
-from xml_pipeline.server.view import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Page, ThreadQuery
+from xml_pipeline.server.view import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, LetterQuery, Page, ThreadQuery
 
 MAX_WAIT_SECONDS = 60.0
 _MAX_KEY = 255
@@ -37,6 +37,17 @@ async def thread_query(
 ) -> ThreadQuery:
     """Which threads."""
     return ThreadQuery(_status(status), agent, _time(since))
+
+
+async def letter_query(
+    listener: Annotated[str | None, Query(description="which it was for")] = None,
+    thread: Annotated[str | None, Query(description="which it belonged to")] = None,
+    code: Annotated[str | None, Query(description="why it could not be handled")] = None,
+    redriven: Annotated[bool | None, Query(description="whether it was redriven")] = None,
+    since: Annotated[str | None, Query(description="ISO 8601: written then or later; UTC if no zone")] = None,
+) -> LetterQuery:
+    """Which dead letters."""
+    return LetterQuery(listener, thread, code, redriven, _time(since))
 
 
 async def idempotency_key(
@@ -84,6 +95,7 @@ def _time(value: str | None) -> datetime | None:
 
 PageParameter = Annotated[Page, Depends(page)]
 ThreadQueryParameter = Annotated[ThreadQuery, Depends(thread_query)]
+LetterQueryParameter = Annotated[LetterQuery, Depends(letter_query)]
 KeyParameter = Annotated[str | None, Depends(idempotency_key)]
 WaitParameter = Annotated[float, Depends(wait_seconds)]
 AgentFilter = Annotated[str | None, Query(description="sender or recipient")]

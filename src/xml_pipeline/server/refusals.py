@@ -26,6 +26,27 @@ def thread_killed(thread_id: str) -> Problem:
     return Problem(409, "thread-killed", f"thread {thread_id} was killed")
 
 
+def unknown_letter(letter_id: str) -> Problem:
+    """No dead letter has that id."""
+    return Problem(404, "unknown-dead-letter", f"unknown dead letter: {letter_id!r}")
+
+
+def not_redrivable(why: str) -> Problem:
+    """There is nothing that could be handled once more."""
+    return Problem(409, "not-redrivable", f"this dead letter cannot be redriven: {why}")
+
+
+def already_redriven(message_id: object) -> Problem:
+    """A dead letter is redriven once; if that failed, there is another."""
+    text = f"it was redriven with another payload, as message {message_id}; if that failed, it has a letter of its own"
+    return Problem(409, "already-redriven", text)
+
+
+def redrive_pending() -> Problem:
+    """A router is still to read it."""
+    return Problem(409, "redrive-pending", "it is being redriven; delete it when a router has taken that")
+
+
 def key_used_differently() -> Problem:
     """An Idempotency-Key stands for one request."""
     text = "this Idempotency-Key was used with another request"

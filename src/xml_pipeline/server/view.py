@@ -33,6 +33,17 @@ class ThreadQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterQuery:
+    """Which dead letters; None takes all. `since` is when they were written, with a time zone."""
+
+    listener: str | None = None
+    thread: str | None = None
+    code: str | None = None
+    redriven: bool | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Inject:
     """One inject as it was asked for; `wait` is how many seconds the caller waits for what comes back."""
 
@@ -71,6 +82,26 @@ class UsageStore(Protocol):
         ...
 
 
+class LetterStore(Protocol):
+    """Who knows what could not be handled. Unknown ids give None or False; refusals are Problems."""
+
+    async def list(self, query: LetterQuery, page: Page) -> tuple[list[models.DeadLetterInfo], int]:
+        """One page, the newest first, and how many there are in all."""
+        ...
+
+    async def get(self, letter_id: str) -> models.DeadLetterDetail | None:
+        """One dead letter with its bytes."""
+        ...
+
+    async def redrive(self, letter_id: str, payload: Mapping[str, Any] | None) -> models.RedriveAnswer | None:
+        """Handle it once more, with a corrected payload if one is given; the same again gives the same answer."""
+        ...
+
+    async def delete(self, letter_id: str) -> bool:
+        """Forget it for good."""
+        ...
+
+
 class OrganismView(Protocol):
     """An organism to look at and to steer. Unknown names give None; everything may raise Unavailable."""
 
@@ -82,6 +113,11 @@ class OrganismView(Protocol):
     @property
     def usage(self) -> UsageStore:
         """What was used."""
+        ...
+
+    @property
+    def letters(self) -> LetterStore:
+        """What could not be handled."""
         ...
 
     async def health(self) -> models.HealthInfo:

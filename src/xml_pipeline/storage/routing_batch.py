@@ -20,10 +20,12 @@ from xml_pipeline.storage.routing_rows import (
     Closing,
     DeadLetterRow,
     InboxRow,
+    LetterRow,
     ListenerRow,
     Mailbox,
     MessageRow,
     NewMessage,
+    OldMessage,
     Postponement,
     Released,
     ReplyRow,
@@ -88,14 +90,17 @@ class RoutingTransaction:
         """The states of everything in the locked threads that the batch speaks of."""
         messages = await self._read_messages(keys.messages)
         calls = await self._read_calls({row.call_id for row in messages.values() if row.call_id is not None})
-        inbox = await self._fetch(sql.READ_INBOX, keys.inbox)
+        inbox = {row["id"]: InboxRow(**row) for row in await self._fetch(sql.READ_INBOX, keys.inbox)}
+        letters = await self._read_letters({row.letter_id for row in inbox.values() if row.letter_id is not None})
+        calls |= await self._read_calls(_calls_of(letters) - calls.keys())
         turns = await self._fetch(sql.READ_TURNS, keys.turns)
         return Snapshot(
             threads=threads,
             messages=messages,
             calls=calls,
-            inbox={row["id"]: InboxRow(**row) for row in inbox},
+            inbox=inbox,
             turns=frozenset(row["id"] for row in turns),
+            letters=letters,
         )
 
     async def close(self, closings: Sequence[Closing]) -> set[UUID]:
@@ -112,6 +117,7 @@ class RoutingTransaction:
             [p.message_id for p in postponements],
             [p.attempt for p in postponements],
             [p.delay for p in postponements],
+            [p.jitter for p in postponements],
         )
         return _ids(rows)
 
@@ -151,7 +157,9 @@ class RoutingTransaction:
     ) -> None:
         """Keep what is kept for people: turns, dead letters, the audit log."""
         await self._fetch(sql.INSERT_TURNS, *_columns(turns, _TURN_FIELDS))
-        await self._fetch(sql.INSERT_DEAD_LETTERS, *_columns(dead_letters, _DEAD_LETTER_FIELDS))
+        closed = ["{" + ",".join(map(str, letter.calls)) + "}" for letter in dead_letters]
+        failed = [letter.failed for letter in dead_letters]
+        await self._fetch(sql.INSERT_DEAD_LETTERS, *_columns(dead_letters, _DEAD_LETTER_FIELDS), closed, failed)
         details = [json.dumps(dict(a.detail)) for a in audits]
         await self._fetch(sql.INSERT_AUDITS, *_columns(audits, ("actor", "action", "subject")), details)
 
@@ -204,6 +212,9 @@ class RoutingTransaction:
     async def _read_calls(self, ids: Iterable[UUID]) -> dict[UUID, CallRow]:
         return {row["id"]: CallRow(*row.values()) for row in await self._fetch(sql.READ_CALLS, list(ids))}
 
+    async def _read_letters(self, ids: Iterable[UUID]) -> dict[UUID, LetterRow]:
+        return {row["id"]: _letter(row) for row in await self._fetch(sql.READ_LETTERS, list(ids))}
+
     async def _fetch(self, query: str, *columns: object) -> list[Mapping[str, Any]]:
         """Run a statement over arrays; with nothing in them there is nothing to do."""
         return await self._driver.fetch(query, *columns) if columns[0] else []
@@ -228,7 +239,7 @@ def released(row: Mapping[str, Any], replies: tuple[ReplyRow, ...]) -> Released:
 
 _MESSAGE_FIELDS = (
     *("id", "thread_id", "slot", "from_id", "to_id", "kind", "payload_type", "body", "call_id", "answers"),
-    *("remaining", "hop", "mailbox", "state", "outcome"),
+    *("remaining", "hop", "mailbox", "state", "outcome", "redrive_of"),
 )
 _CALL_FIELDS = ("id", "thread_id", "caller", "callee", "parent", "awaited", "pending", "open", "answered")
 _TURN_FIELDS = ("id", "message_id", "attempt", "outcome", "counted", "reason", "duration_ms")
@@ -241,6 +252,19 @@ def _columns(rows: Sequence[object], names: Sequence[str]) -> list[list[object]]
 
 def _ids(rows: Iterable[Mapping[str, Any]]) -> set[UUID]:
     return {row["id"] for row in rows}
+
+
+def _calls_of(letters: Mapping[UUID, LetterRow]) -> set[UUID]:
+    messages = [letter.message for letter in letters.values()]
+    return {message.call_id for message in messages if message is not None and message.call_id is not None}
+
+
+def _letter(row: Mapping[str, Any]) -> LetterRow:
+    message = None
+    if row["kind"] is not None:
+        columns = (row[name] for name in ("message_id", "from_id", "kind", "call_id", "answers", "hop"))
+        message = OldMessage(*columns)
+    return LetterRow(row["id"], row["message_id"], frozenset(row["calls"]), row["failed"], message)
 
 
 def _thread(row: Mapping[str, Any]) -> ThreadRow:

@@ -76,13 +76,40 @@ class CallRow:
 
 @dataclass(frozen=True, slots=True)
 class InboxRow:
-    """An accepted inject; `body` is its envelope."""
+    """An accepted inject, or an accepted redrive of the dead letter `letter_id`; `body` is its envelope."""
 
     id: UUID
     thread_id: UUID
     to_id: str
     body: bytes
     taken: bool
+    letter_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OldMessage:
+    """The message that a redriven letter is about."""
+
+    id: UUID
+    from_id: str
+    kind: str
+    call_id: UUID | None
+    answers: UUID | None
+    hop: int
+
+
+@dataclass(frozen=True, slots=True)
+class LetterRow:
+    """A dead letter that is redriven. `message` is None where `message_id` never became one.
+
+    `calls` were closed by its failure; `failed`: it counts among its thread's failed requests from outside.
+    """
+
+    id: UUID
+    message_id: UUID | None
+    calls: frozenset[UUID] = frozenset()
+    failed: bool = False
+    message: OldMessage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +130,7 @@ class Snapshot:
     calls: Mapping[UUID, CallRow] = field(default_factory=dict)
     inbox: Mapping[UUID, InboxRow] = field(default_factory=dict)
     turns: frozenset[UUID] = frozenset()
+    letters: Mapping[UUID, LetterRow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +152,7 @@ class NewMessage:
     mailbox: bool
     state: str
     outcome: str | None = None
+    redrive_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +166,15 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Postponement:
-    """A message to be tried again `delay` seconds from now; only if it is still out in this attempt."""
+    """A message to be tried again `delay` seconds from now; only if it is still out in this attempt.
+
+    `jitter`: the share of the delay, 0 to 1, by which the database makes it shorter or longer.
+    """
 
     message_id: UUID
     attempt: int
     delay: float
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +192,10 @@ class TurnRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRow:
-    """`body` None: the payload of the message, taken over by the database itself."""
+    """`body` None: the payload of the message, taken over by the database itself.
+
+    `calls` were closed by the failure; `failed`: it was counted among its thread's failed requests from outside.
+    """
 
     id: UUID
     message_id: UUID | None
@@ -169,6 +205,8 @@ class DeadLetterRow:
     reason: str
     attempts: int
     body: bytes | None
+    calls: tuple[UUID, ...] = ()
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,13 @@ select id, thread_id, caller, callee, parent, awaited, pending, open, answered f
 """
 
 READ_INBOX = """
-select id, thread_id, to_id, body, taken_at is not null as taken from inbox where id = any($1::uuid[])
+select id, thread_id, to_id, body, taken_at is not null as taken, letter_id from inbox where id = any($1::uuid[])
+"""
+
+# The letters that are redriven, each with the message that it is about.
+READ_LETTERS = """
+select d.id, d.message_id, d.calls, d.failed, m.from_id, m.kind, m.call_id, m.answers, m.hop
+from dead_letters d left join messages m on m.id = d.message_id where d.id = any($1::uuid[])
 """
 
 READ_TURNS = "select id from turns where id = any($1::uuid[])"
@@ -49,8 +55,9 @@ returning m.id
 
 POSTPONE = """
 update messages m set state = 'ready', deadline = null,
-    due_at = case when d.delay > 0 then clock_timestamp() + make_interval(secs => d.delay * (0.8 + 0.4 * random())) end
-from unnest($1::uuid[], $2::int[], $3::float8[]) d(id, attempt, delay)
+    due_at = case when d.delay > 0 then
+        clock_timestamp() + make_interval(secs => d.delay * (1 - d.jitter + 2 * d.jitter * random())) end
+from unnest($1::uuid[], $2::int[], $3::float8[], $4::float8[]) d(id, attempt, delay, jitter)
 where m.id = d.id and m.state || '' = 'out' and m.attempt = d.attempt
 returning m.id
 """
@@ -66,7 +73,7 @@ update inbox set taken_at = clock_timestamp() where id = any($1::uuid[]) and num
 # Waiting, unless its mailbox is free: then it would be promoted next, at the price of another row version.
 INSERT = """
 insert into messages (id, thread_id, slot, from_id, to_id, kind, payload_type, body, call_id, answers, remaining, hop,
-                      mailbox, state, outcome, closed_at)
+                      mailbox, state, outcome, redrive_of, closed_at)
 select d.id, d.thread_id, d.slot, d.from_id, d.to_id, d.kind, d.payload_type, d.body, d.call_id, d.answers, d.remaining,
        d.hop, d.mailbox,
        case when d.state <> 'waiting' then d.state
@@ -78,15 +85,16 @@ select d.id, d.thread_id, d.slot, d.from_id, d.to_id, d.kind, d.payload_type, d.
             else case when d.place + (
                 select count(*) from messages o where o.thread_id = d.thread_id and o.to_id = d.to_id
                                                   and not o.mailbox and o.state in ('ready', 'out')
-            ) > $16 then 'waiting' else 'ready' end
+            ) > $17 then 'waiting' else 'ready' end
        end,
-       d.outcome, case when d.state = 'closed' then clock_timestamp() end
+       d.outcome, d.redrive_of, case when d.state = 'closed' then clock_timestamp() end
 from (
     select *, row_number() over (partition by thread_id, to_id order by nth) as place
     from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[],
-                $9::uuid[], $10::uuid[], $11::int[], $12::int[], $13::bool[], $14::text[], $15::text[])
+                $9::uuid[], $10::uuid[], $11::int[], $12::int[], $13::bool[], $14::text[], $15::text[],
+                $16::uuid[])
          with ordinality u(id, thread_id, slot, from_id, to_id, kind, payload_type, body, call_id, answers, remaining,
-                           hop, mailbox, state, outcome, nth)
+                           hop, mailbox, state, outcome, redrive_of, nth)
 ) d
 order by d.nth
 on conflict (id) do nothing
@@ -122,11 +130,13 @@ select * from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::bool[], 
 """
 
 INSERT_DEAD_LETTERS = """
-insert into dead_letters (id, message_id, thread_id, listener, code, reason, attempts, body)
+insert into dead_letters (id, message_id, thread_id, listener, code, reason, attempts, body, calls, failed)
 select d.id, d.message_id, d.thread_id, d.listener, d.code, d.reason, d.attempts,
-       coalesce(d.body, (select m.body from messages m where m.id = d.message_id), ''::bytea)
-from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::int[], $8::bytea[])
-     d(id, message_id, thread_id, listener, code, reason, attempts, body)
+       coalesce(d.body, (select m.body from messages m where m.id = d.message_id), ''::bytea),
+       d.calls::uuid[], d.failed
+from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::int[], $8::bytea[], $9::text[],
+            $10::bool[])
+     d(id, message_id, thread_id, listener, code, reason, attempts, body, calls, failed)
 on conflict (id) do nothing
 """
 
@@ -217,13 +227,16 @@ from locked l, room r where m.id = l.id and r.name = m.to_id
 returning m.id, m.thread_id, m.slot, m.from_id, m.to_id, m.kind, m.body, m.call_id, m.remaining, m.attempt, m.seq
 """
 
+# What was redriven is there once more.
 REPLIES = """
 select r.id as message_id, e.from_id, e.kind, e.body
 from unnest($1::uuid[], $2::uuid[], $3::int[]) r(id, call_id, slot)
 cross join lateral (
     select n.* from (
         select m.from_id, m.kind, m.body, m.slot, sum(length(m.body)) over (order by m.slot desc) as total
-        from messages m where m.call_id = r.call_id and m.slot < r.slot and m.kind <> 'request'
+        from messages m
+        where m.call_id = r.call_id and m.slot < r.slot and m.kind <> 'request'
+          and m.outcome is distinct from 'redriven'
         order by m.slot desc limit $4
     ) n where n.total <= $5
 ) e

@@ -68,6 +68,7 @@ inbox = Table(
     Column("body", LargeBinary, nullable=False),
     _now(),
     Column("taken_at", DateTime(timezone=True)),
+    Column("letter_id", Uuid),  # the dead letter that it redrives
     Index("ix_inbox_created_at", "created_at", postgresql_where=text("taken_at is null")),
     Index("ix_inbox_thread_id", "thread_id", postgresql_where=text("taken_at is null")),
 )
@@ -167,6 +168,11 @@ dead_letters = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("body", LargeBinary, nullable=False),
     _now(),
+    Column("calls", ARRAY(Uuid), nullable=False, server_default="{}"),  # that its failure closed
+    Column("failed", Boolean, nullable=False, server_default=text("false")),  # counted in its thread's `failed`
+    Column("redriven_at", DateTime(timezone=True)),
+    Column("redrive_id", Uuid),
+    Column("redrive_hash", LargeBinary),  # of the request that redrove it
     Index("ix_dead_letters_created_at", "created_at"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,11 @@ class ApiRefused(XmlPipelineError):
         super().__init__("; ".join(lines))
 
 
+def client_of_environment() -> Client:
+    """The organism that ORGANISM_URL names, else the one on this machine."""
+    return Client(os.environ.get("ORGANISM_URL") or DEFAULT_URL)
+
+
 class Client:
     """One organism at one URL."""
 
@@ -40,6 +46,14 @@ class Client:
         """Read something. Raises ApiRefused, and Unavailable where no organism answers."""
         given = {name: value for name, value in params.items() if value is not None}
         return self._call("GET", path, params=given)
+
+    def post(self, path: str, body: Json) -> Json:
+        """Ask for something to be done. Raises as `get` does."""
+        return self._call("POST", path, json=body)
+
+    def delete(self, path: str) -> Json:
+        """Delete something. Raises as `get` does."""
+        return self._call("DELETE", path)
 
     def inject(self, to: str, payload: Json, *, thread: str | None, key: str | None, wait: float | None) -> Json:
         """Send a message to a listener, and wait at most `wait` seconds for what comes back."""

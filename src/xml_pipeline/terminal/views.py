@@ -51,7 +51,7 @@ def threads_view(answer: Json) -> RenderableType:
             thread["id"], _state(thread["status"]), f"{thread['messageCount']:,}",
             Text(ago(thread["lastActivity"]), style="dim"), participants,
         )  # fmt: skip
-    return _page(rows, answer, "threads")
+    return page(rows, answer, "threads")
 
 
 def thread_view(thread: Json, messages: Sequence[Json]) -> RenderableType:
@@ -77,7 +77,7 @@ def messages_view(answer: Json) -> RenderableType:
             Text(ago(message["timestamp"]), style="dim"), Text(message["threadId"][:8], style="dim"),
             message["from"], message["to"], _type(message), _fields(message),
         )  # fmt: skip
-    return _page(rows, answer, "messages")
+    return page(rows, answer, "messages")
 
 
 def agents_view(answer: Json) -> RenderableType:
@@ -181,7 +181,8 @@ def _sums(sums: Json) -> tuple[str, ...]:
     )
 
 
-def _page(rows: Table, answer: Json, things: str) -> RenderableType:
+def page(rows: Table, answer: Json, things: str) -> RenderableType:
+    """One page of rows, and where it stands among all `things`."""
     if not answer["total"]:
         return Text(f"no {things}", style="dim")
     if answer["count"] == answer["total"]:

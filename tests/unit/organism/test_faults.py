@@ -74,6 +74,8 @@ from xml_pipeline.organism.load import load_organism, parse_organism
         ("mods.handle", "mods.handle\n    timeout: .inf", 7, "must be a number"),
         ("mods.handle", "mods.handle\n    retry: {attempts: 0}", 7, "at least 1"),
         ("mods.handle", "mods.handle\n    retry: {backoff: -1}", 7, "at least 0"),
+        ("mods.handle", "mods.handle\n    retry: {jitter: 1.5}", 7, "at most 1"),
+        ("mods.handle", "mods.handle\n    retry: {on: [error, crash]}", 7, "must be one of error, timeout, lost"),
         ("mods.handle", "mods.handle\n    windw: 1", 7, "did you mean 'window'?"),
         (
             "mods.handle",

@@ -43,7 +43,7 @@ listeners:
     peers: [asker, Tool-2.x]
     prompt: Be kind.
     timeout: 5
-    retry: {attempts: 1, backoff: 0, max_backoff: 2}
+    retry: {attempts: 1, backoff: 0, max_backoff: 2, jitter: 1, on: [lost, error, lost]}
     window: 9
     model: other-model
   - name: Tool-2.x
@@ -72,7 +72,7 @@ def test_all_keys(tmp_path: Path) -> None:
     asker, tool = organism.listeners.values()
     assert (asker.name, asker.description, asker.is_agent, asker.prompt) == ("asker", "Asks", True, "Be kind.")
     assert (asker.peers, asker.timeout, asker.window, asker.model) == (("asker", "Tool-2.x"), 5.0, 9, "other-model")
-    assert asker.retry == Retry(1, 0.0, 2.0)
+    assert asker.retry == Retry(1, 0.0, 2.0, 1.0, ("lost", "error"))
     assert [response.root_tag for response in asker.responses] == ["asker.answer", "asker.inner"]
     assert (tool.root_tag, tool.is_agent, tool.responds) == ("tool-2.x.inner", False, False)
     assert f'name="{tool.root_tag}"' in (tool.schema or "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from xml_pipeline.envelope.codec import decode_envelope, payload_tag
-from xml_pipeline.envelope.model import API
 from xml_pipeline.server.live.configured import Configured
 from xml_pipeline.server.models import MessageInfo, ThreadInfo, ThreadStatus
 from xml_pipeline.storage.messages import MessageRecord
@@ -26,15 +25,15 @@ def thread_info(record: ThreadRecord) -> ThreadInfo:
 
 def pending_info(pending: Pending, configured: Configured) -> MessageInfo:
     """A message that is accepted and on its way to a router."""
-    payload = decode_envelope(pending.body).payload
-    tag = payload_tag(payload)
+    envelope = decode_envelope(pending.body)
+    tag = payload_tag(envelope.payload)
     return MessageInfo(
         id=str(pending.id),
         thread_id=str(pending.thread_id),
-        from_id=API,
+        from_id=envelope.from_id,
         to_id=pending.to_id,
         payload_type=tag,
-        payload=configured.payload_json(tag, payload),
+        payload=configured.payload_json(tag, envelope.payload),
         timestamp=pending.created_at,
         slot_index=pending.slot - 1,
     )

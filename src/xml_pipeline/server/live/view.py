@@ -17,12 +17,13 @@ from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.feed import LiveFeed
 from xml_pipeline.server.live.history import read_history
 from xml_pipeline.server.live.injects import Injector, prepare, refused
+from xml_pipeline.server.live.letters import LiveLetters
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.paced import Paced
 from xml_pipeline.server.live.records import message_info, thread_info
 from xml_pipeline.server.live.reload import Reloader
 from xml_pipeline.server.live.usage import LiveUsage, as_uuid, storable
-from xml_pipeline.server.view import Inject, Page, ThreadQuery, UsageStore
+from xml_pipeline.server.view import Inject, LetterStore, Page, ThreadQuery, UsageStore
 from xml_pipeline.storage import inbox, listeners, messages, organism_state, threads
 from xml_pipeline.storage.database import Database
 
@@ -48,6 +49,7 @@ class LiveView:
         self._started_at = started_at
         self._began = time.monotonic()
         self._usage = LiveUsage(db, current)
+        self._letters = LiveLetters(db, current, outbox)
         self.reloader = Reloader(bus, db, current, outbox)
         self.injector = Injector(db)
         self._activity = Paced(self._read_activity)
@@ -62,6 +64,11 @@ class LiveView:
     def usage(self) -> UsageStore:
         """What was used."""
         return self._usage
+
+    @property
+    def letters(self) -> LetterStore:
+        """What could not be handled."""
+        return self._letters
 
     # -- the organism
 

@@ -18,13 +18,14 @@ from xml_pipeline.server import models
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.feed import Event, Hub, Subscription, to_json
 from xml_pipeline.server.looking.calls import call_inject, call_steering, said
+from xml_pipeline.server.looking.letters import NoLetters
 from xml_pipeline.server.looking.usage import ProcessUsage
 from xml_pipeline.server.models import AgentState, ThreadStatus
 from xml_pipeline.server.problems import Problem
 from xml_pipeline.server.pump import offered
 from xml_pipeline.server.refusals import key_used_differently, thread_killed, unknown_target
 from xml_pipeline.server.state import ServerState
-from xml_pipeline.server.view import Inject, Page, ThreadQuery, UsageStore
+from xml_pipeline.server.view import Inject, LetterStore, Page, ThreadQuery, UsageStore
 
 _KEYS_KEPT = 10_000
 
@@ -42,6 +43,7 @@ class StateView:
     def __init__(self, state: ServerState, usage: UsageStore | None = None) -> None:
         self.state = state
         self._usage: UsageStore = usage or ProcessUsage()
+        self._letters = NoLetters()
         self._accepted: OrderedDict[str, _Accepted] = OrderedDict()
 
     @property
@@ -53,6 +55,11 @@ class StateView:
     def usage(self) -> UsageStore:
         """What was used."""
         return self._usage
+
+    @property
+    def letters(self) -> LetterStore:
+        """None are kept."""
+        return self._letters
 
     async def health(self) -> models.HealthInfo:
         """Nothing is behind it that could be gone."""
