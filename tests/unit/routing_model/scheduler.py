@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from tests.unit.routing_model import invariants
 from tests.unit.routing_model.chance import Chance
 from tests.unit.routing_model.database import Blocked, Database, Deadlock, Step
 from tests.unit.routing_model.invariants import Broken
+from tests.unit.routing_model.rows import Letter
 from tests.unit.routing_model.trace import Trace
 
 
@@ -25,13 +26,17 @@ class Task:
 
 @dataclass(slots=True)
 class Scheduler:
-    """One step of one task at a time. `forgiving`: a deadlock ends one of its transactions, and is no failure."""
+    """One step of one task at a time. `forgiving`: a deadlock ends one of its transactions, and is no failure.
+
+    `letters`: all dead letters that there ever were, as they were last.
+    """
 
     db: Database
     chance: Chance
     forgiving: bool
     trace: Trace = field(default_factory=Trace)
     tasks: list[Task] = field(default_factory=list)
+    letters: dict[Hashable, Letter] = field(default_factory=dict)
 
     def begin(self, owner: str, role: str, steps: Coroutine[Any, Any, None], *about: object) -> None:
         """A process takes something up."""
@@ -102,6 +107,9 @@ class Scheduler:
         changes, self.db.changes = self.db.changes, []
         if changes:
             self.trace.add("  ", "committed:", *changes)
+            self.letters |= {
+                one.key[1]: one.after for one in changes if one.key[0] == "letter" and one.after is not None
+            }
             invariants.check_commit(self.db, changes)
 
     def _break_deadlock(self) -> None:
