@@ -1,5 +1,7 @@
-"""The routing transaction, the real code, on a model of READ COMMITTED: two routers are interleaved between their
-statements with gateways, sweeps, crashes and each other. A serial model would pass every race wrongly.
+"""The routing transaction and the books, the real code, on a model of READ COMMITTED and of a broker that forgets.
+
+Two routers, two usage services, gateways and workers are interleaved between their statements, and die between them.
+A serial model would pass every race wrongly. A run that fails tells its story, as short as hypothesis could make it.
 """
 
 from __future__ import annotations
@@ -10,38 +12,56 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.routing_model.store import Shortcut
-from tests.unit.routing_model.world import Broken, World
+from tests.unit.routing_model.invariants import Broken
+from tests.unit.routing_model.rows import Shortcut
+from tests.unit.routing_model.world import World
 
-STEPS = 250
+CHOICES = 6000
+MOST_RUNS = 600
+
+# What each of them does in the end, in words of `invariants`.
+BREAKS = {
+    Shortcut.READ_WITH_THE_LOCK: "left over",
+    Shortcut.INJECT_WITHOUT_THREAD_LOCK: "counted as open",
+    Shortcut.RELEASE_ON_TURNS_ONLY: "nothing goes out",
+    Shortcut.WINDOW_WITHOUT_LOCK: "beyond a window",
+    Shortcut.COUNT_WITH_THE_LOCK: "beyond a window",
+    Shortcut.RETRY_HOLDS_ITS_PLACE: "nothing goes out",
+    Shortcut.RETRY_AT_ONCE: "before it was due",
+    Shortcut.ACK_BEFORE_COMMIT: "turns that a router took and lost",
+    Shortcut.UNCONFIRMED_FORGOTTEN: "never ended",
+    Shortcut.OVERDUE_FORGOTTEN: "never ended",
+    Shortcut.TURNS_NOT_KEPT: "never gets through",
+    Shortcut.INBOX_TAKEN_BLINDLY: "never gets through",
+    Shortcut.INJECT_COUNTED_AS_MEANT: "counted as open",
+    Shortcut.HOLDS_READ_WITH_THE_LOCK: "are held and",
+    Shortcut.BUDGETS_WITHOUT_LOCK: "are held and",
+    Shortcut.BOOKED_WITHOUT_CONFLICT: "are booked",
+    Shortcut.SETTLED_IN_ANY_STATE: "are held and",
+    Shortcut.USAGE_ACK_BEFORE_COMMIT: "usage .* that a service took and lost",
+}
 
 
-@given(chance=st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
-def test_nothing_is_lost_or_doubled_however_routers_interleave(chance: Random) -> None:
-    world = World(chance)
-    world.run(STEPS)
-    assert world.deadlocks == 0
+@given(tape=st.binary(min_size=CHOICES, max_size=CHOICES))
+@settings(max_examples=400, deadline=None)
+def test_nothing_is_lost_or_doubled_however_processes_interleave_and_die(tape: bytes) -> None:
+    World(tape).run()
 
 
-@pytest.mark.parametrize(
-    "shortcuts",
-    [
-        {Shortcut.READ_WITH_THE_LOCK},
-        {Shortcut.INJECT_WITHOUT_THREAD_LOCK},
-        {Shortcut.RELEASE_ON_TURNS_ONLY},
-        {Shortcut.WINDOW_WITHOUT_LOCK},
-        {Shortcut.COUNT_WITH_THE_LOCK},
-        # Where states are read in time nothing differs from what was meant; this is what the check is there for.
-        {Shortcut.COUNTS_AS_MEANT, Shortcut.READ_WITH_THE_LOCK},
-    ],
-    ids=lambda shortcuts: "+".join(sorted(shortcut.name.lower() for shortcut in shortcuts)),
-)
-def test_the_model_sees_each_known_shortcut(shortcuts: set[Shortcut]) -> None:
-    with pytest.raises(Broken):
-        _run_many(shortcuts)
+@pytest.mark.parametrize("shortcut", BREAKS, ids=lambda shortcut: shortcut.name.lower())
+def test_the_model_sees_each_known_shortcut(shortcut: Shortcut) -> None:
+    with pytest.raises(Broken, match=BREAKS[shortcut]):
+        _run_many({shortcut})
+
+
+def test_counting_what_was_meant_is_wrong_as_soon_as_states_are_stale() -> None:
+    # Alone it can do no harm: whatever closes, postpones or takes a row holds its thread's lock, and so what was read
+    # under that lock still fits. Only releasing does without, and it makes `out` of `ready`: both may be closed. So
+    # RETURNING is there for the day on which that order is broken, and turns lost counts into a batch done again.
+    with pytest.raises(Broken, match="slots have holes"):
+        _run_many({Shortcut.COUNTS_AS_MEANT, Shortcut.READ_WITH_THE_LOCK})
 
 
 def _run_many(shortcuts: set[Shortcut]) -> None:
-    for seed in range(300):
-        World(Random(seed), frozenset(shortcuts)).run(STEPS)
+    for seed in range(MOST_RUNS):
+        World(Random(seed).randbytes(CHOICES), frozenset(shortcuts)).run()

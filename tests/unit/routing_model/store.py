@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from enum import StrEnum
-from functools import partial
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from tests.unit.routing_model.database import Database, Key, Transaction
+from tests.unit.routing_model.database import Transaction, UniqueViolation, View
+from tests.unit.routing_model.rows import (
+    InboxEntry,
+    Letter,
+    Shortcut,
+    Shortcuts,
+    Stored,
+    call_chain,
+    letter_row,
+    message_row,
+    messages_of,
+    released,
+)
 from xml_pipeline.storage.routing_rows import (
     AuditRow,
     BatchKeys,
@@ -19,9 +29,9 @@ from xml_pipeline.storage.routing_rows import (
     Closing,
     DeadLetterRow,
     InboxRow,
+    LetterRow,
     ListenerRow,
     Mailbox,
-    MessageRow,
     NewMessage,
     Postponement,
     Released,
@@ -32,84 +42,55 @@ from xml_pipeline.storage.routing_rows import (
     TurnRow,
 )
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SHARE = 16
-
-
-class Shortcut(StrEnum):
-    """What was tried first, and loses or doubles."""
-
-    READ_WITH_THE_LOCK = "states are read in the statement that locks"
-    INJECT_WITHOUT_THREAD_LOCK = "an inject does not lock its thread"
-    RELEASE_ON_TURNS_ONLY = "windows are filled only when a turn comes"
-    COUNTS_AS_MEANT = "counters move by what was meant, not by what RETURNING says"
-    WINDOW_WITHOUT_LOCK = "what is out is counted without the listener's lock"
-    COUNT_WITH_THE_LOCK = "what is out is counted in the statement that locks the listener"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A message as the model keeps it."""
-
-    new: NewMessage
-    seq: int
-    state: str
-    outcome: str | None = None
-    attempt: int = 0
-    turn_id: UUID | None = None
-
-    @property
-    def mailbox(self) -> Mailbox:
-        """Where it waits."""
-        return Mailbox(self.new.thread_id, self.new.to_id, self.new.mailbox)
-
-
-def messages_of(rows: Mapping[Key, Any]) -> list[Stored]:
-    """All messages in the order in which they were routed."""
-    return sorted((row for key, row in rows.items() if key[0] == "message"), key=lambda row: row.seq)
 
 
 @dataclass(slots=True)
 class ModelStore:
     """One transaction's statements."""
 
-    db: Database
-    shortcuts: frozenset[Shortcut] = frozenset()
-    stale: Mapping[Key, Any] | None = None
-    stale_out: Mapping[Key, Any] | None = None
+    transaction: Transaction
+    shortcuts: Shortcuts = frozenset()
+    stale: View | None = None
+    stale_out: View | None = None
     turned: set[str] = field(default_factory=set)
-    transaction: Transaction = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.transaction = Transaction(self.db)
+    unlocked: set[UUID] = field(default_factory=set)
 
     async def resolve(self, keys: BatchKeys) -> list[UUID]:
-        rows = await self.transaction.statement()
-        threads = {rows["message", id_].new.thread_id for id_ in keys.messages if ("message", id_) in rows}
-        injected = {rows["inbox", id_].thread_id for id_ in keys.inbox if ("inbox", id_) in rows}
-        self._unlocked = injected - threads if Shortcut.INJECT_WITHOUT_THREAD_LOCK in self.shortcuts else set()
+        view = await self.transaction.statement("resolve")
+        threads = {stored.new.thread_id for stored in view.pick("message", keys.messages).values()}
+        injected = {row.thread_id for row in view.pick("inbox", keys.inbox).values()}
+        self.unlocked = injected - threads if Shortcut.INJECT_WITHOUT_THREAD_LOCK in self.shortcuts else set()
         return list(threads | injected)
 
     async def lock_threads(self, thread_ids: Sequence[UUID]) -> dict[UUID, ThreadRow]:
-        rows = await self.transaction.statement()
+        view = await self.transaction.statement("lock threads")
         if Shortcut.READ_WITH_THE_LOCK in self.shortcuts:
-            self.stale = rows
+            self.stale = view
         found = {}
         for id_ in sorted(thread_ids):
-            key = ("thread", id_)
-            found[id_] = rows[key] if id_ in self._unlocked else await self.transaction.lock(key)
+            thread = view.get("thread", id_) if id_ in self.unlocked else await self._lock_row("thread", id_)
+            if thread is not None:
+                found[id_] = thread
         return found
 
     async def read(self, keys: BatchKeys, threads: Mapping[UUID, ThreadRow]) -> Snapshot:
-        messages = _pick(await self._fresh(), "message", keys.messages)
-        found = {id_: _message_row(stored) for id_, stored in messages.items()}
-        calls = _chain(await self._fresh(), [row.call_id for row in found.values()])
-        inbox = _pick(await self._fresh(), "inbox", keys.inbox)
-        turns = _pick(await self._fresh(), "turn", keys.turns)
-        return Snapshot(threads, found, calls, inbox, frozenset(turns))
+        stored = (await self._fresh("read messages")).pick("message", keys.messages)
+        messages = {id_: message_row(row, self.transaction.db.clock) for id_, row in stored.items()}
+        calls = call_chain(await self._fresh("read calls"), [row.call_id for row in messages.values()])
+        inbox = (await self._fresh("read inbox")).pick("inbox", keys.inbox)
+        letters = await self._letters(inbox.values())
+        if about := [letter.message.call_id for letter in letters.values() if letter.message is not None]:
+            calls |= call_chain(await self._fresh("read calls of letters"), about)
+        turns = (await self._fresh("read turns")).pick("turn", keys.turns)
+        seen = () if Shortcut.TURNS_NOT_KEPT in self.shortcuts else turns
+        entries = {id_: self._inbox_row(entry) for id_, entry in inbox.items()}
+        return Snapshot(threads, messages, calls, entries, frozenset(seen), letters)
 
     async def close(self, closings: Sequence[Closing]) -> set[UUID]:
-        rows = await self.transaction.statement()
+        if not closings:
+            return set()
+        view = await self.transaction.statement("close")
         by_id = {closing.message_id: closing for closing in closings}
 
         def ended(stored: Stored) -> Stored:
@@ -118,62 +99,76 @@ class ModelStore:
             return replace(stored, state="closed", outcome=closing.outcome, turn_id=closing.turn_id)
 
         keys = [("message", id_) for id_ in by_id]
-        closed = await self.transaction.update(rows, keys, lambda row: row.state in ("ready", "out"), ended)
+        closed = await self.transaction.update(view, keys, lambda row: row.state in ("ready", "out"), ended)
         return self._meant(by_id, {stored.new.id for stored in closed})
 
     async def postpone(self, postponements: Sequence[Postponement]) -> set[UUID]:
-        rows = await self.transaction.statement()
-        attempts = {one.message_id: one.attempt for one in postponements}
+        if not postponements:
+            return set()
+        view = await self.transaction.statement("postpone")
+        by_id = {one.message_id: one for one in postponements}
 
         def still_out(stored: Stored) -> bool:
-            return stored.state == "out" and stored.attempt == attempts[stored.new.id]
+            return stored.state == "out" and stored.attempt == by_id[stored.new.id].attempt
 
-        keys = [("message", id_) for id_ in attempts]
-        changed = await self.transaction.update(rows, keys, still_out, lambda row: replace(row, state="ready"))
+        def later(stored: Stored) -> Stored:
+            delay = by_id[stored.new.id].delay
+            due = self.transaction.db.clock + delay if delay > 0 else None
+            return replace(stored, state="ready", due=due)
+
+        changed = await self.transaction.update(view, [("message", id_) for id_ in by_id], still_out, later)
         self.turned |= {stored.new.to_id for stored in changed}
-        return self._meant(attempts, {stored.new.id for stored in changed})
+        return self._meant(by_id, {stored.new.id for stored in changed})
 
     async def give_back(self, message_ids: Sequence[UUID]) -> None:
-        """Workers of the model find what is out by themselves."""
+        if not message_ids:
+            return
+        view = await self.transaction.statement("give back")
+        keys = [("message", id_) for id_ in message_ids]
+        lost = {"confirmed": False, "sent": float("-inf")}
+        await self.transaction.update(view, keys, lambda row: row.state == "out", lambda row: replace(row, **lost))
 
     async def take(self, inbox_ids: Sequence[UUID]) -> set[UUID]:
-        rows = await self.transaction.statement()
+        if not inbox_ids:
+            return set()
+        view = await self.transaction.statement("take")
         keys = [("inbox", id_) for id_ in inbox_ids]
         taken = await self.transaction.update(
-            rows, keys, lambda row: not row.taken, lambda row: replace(row, taken=True)
+            view, keys, lambda row: not row.taken, lambda row: replace(row, taken=True)
         )
         return self._meant(inbox_ids, {row.id for row in taken})
 
     async def insert(self, messages: Sequence[NewMessage]) -> dict[UUID, datetime]:
-        rows = await self.transaction.statement()
-        busy = Counter(stored.mailbox for stored in messages_of(rows) if stored.state != "closed")
+        if not messages:
+            return {}
+        view = await self.transaction.statement("insert")
+        busy = Counter(stored.mailbox for stored in messages_of(view) if stored.state != "closed")
         new: set[UUID] = set()
         for message in messages:
-            key = ("message", message.id)
-            if await self.transaction.lock(key) is not None:
-                continue
-            await self._claim_slot(message)
-            self.db.clock += 1
-            stored = Stored(message, self.db.clock, message.state, message.outcome)
-            if message.state == "waiting" and busy[stored.mailbox] < (1 if message.mailbox else SHARE):
-                await self._claim_head(stored.mailbox)
-                stored = replace(stored, state="ready")
-            busy[stored.mailbox] += 1
-            self.transaction.writes[key] = stored
-            new.add(message.id)
-        return dict.fromkeys(self._meant([message.id for message in messages], new), NOW)
+            stored = Stored(message, self.transaction.db.next_number(), message.state, message.outcome)
+            if message.state == "waiting":
+                room = busy[stored.mailbox] < (1 if message.mailbox else SHARE)
+                busy[stored.mailbox] += 1
+                stored = replace(stored, state="ready") if room else stored
+            if await self._insert_message(stored):
+                new.add(message.id)
+        return dict.fromkeys(self._meant([message.id for message in messages], new), self.transaction.db.now)
 
     async def save_calls(self, new: Sequence[CallRow], changed: Sequence[CallRow]) -> None:
-        await self.transaction.statement()
+        if not (new or changed):
+            return
+        await self.transaction.statement("save calls")
         for call in (*new, *changed):
-            await self.transaction.lock(("call", call.id))
+            await self._lock_row("call", call.id)
             self.transaction.writes["call", call.id] = replace(call)
 
     async def save_threads(self, threads: Sequence[ThreadRow], deltas: Mapping[UUID, int]) -> dict[UUID, ThreadRow]:
-        await self.transaction.statement()
+        if not threads:
+            return {}
+        await self.transaction.statement("save threads")
         saved = {}
         for thread in threads:
-            now = await self.transaction.lock(("thread", thread.id))
+            now = await self._lock_row("thread", thread.id)
             open_ = now.open + deltas.get(thread.id, 0)
             ended = "error" if thread.failed else "completed"
             status = now.status if now.status == "killed" else "active" if open_ else ended
@@ -186,119 +181,130 @@ class ModelStore:
     async def record(
         self, turns: Sequence[TurnRow], dead_letters: Sequence[DeadLetterRow], audits: Sequence[AuditRow]
     ) -> None:
-        await self.transaction.statement()
+        if not (turns or dead_letters):
+            return
+        await self.transaction.statement("record")
         for turn in turns:
-            key: Key = ("turn", turn.id)
-            await self.transaction.claim(key, partial(self.db.rows.__contains__, key))
-            self.transaction.writes[key] = turn
+            await self.transaction.insert_unique(("turn", turn.id), turn)
+        for letter in dead_letters:
+            await self.transaction.insert(("letter", letter.id), Letter(letter))
 
     async def promote(self, mailboxes: Collection[Mailbox]) -> None:
-        rows = await self.transaction.statement()
+        if not mailboxes:
+            return
+        view = await self.transaction.statement("promote")
         for mailbox in sorted(mailboxes, key=lambda box: (box.thread_id, box.to_id)):
-            mine = [stored for stored in messages_of(rows) if stored.mailbox == mailbox]
+            mine = [stored for stored in messages_of(view) if stored.mailbox == mailbox]
             busy = sum(stored.state in ("ready", "out") for stored in mine)
             waiting = [("message", stored.new.id) for stored in mine if stored.state == "waiting"]
-            heads = waiting[: max(0, (1 if mailbox.exclusive else SHARE) - busy)]
-            for key in heads:
+            for key in waiting[: max(0, (1 if mailbox.exclusive else SHARE) - busy)]:
                 await self._claim_head(mailbox)
                 await self.transaction.update(
-                    rows, [key], lambda row: row.state == "waiting", lambda row: replace(row, state="ready")
+                    view, [key], lambda row: row.state == "waiting", lambda row: replace(row, state="ready")
                 )
 
+    async def listeners_with_work(self) -> list[str]:
+        view = await self.transaction.statement("find listeners with work")
+        clock = self.transaction.db.clock
+        due = {row.new.to_id for row in messages_of(view) if row.state == "ready" and row.is_due(clock)}
+        return [name for name, row in view.table("listener").items() if name in due and not row.paused]
+
     async def lock_listeners(self, names: Iterable[str]) -> list[ListenerRow]:
-        rows = await self.transaction.statement()
+        view = await self.transaction.statement("lock listeners")
         if Shortcut.RELEASE_ON_TURNS_ONLY in self.shortcuts:
             names = self.turned & set(names)
         if Shortcut.WINDOW_WITHOUT_LOCK in self.shortcuts:
-            return [rows["listener", name] for name in sorted(names)]
+            return [view.get("listener", name) for name in sorted(names)]
         if Shortcut.COUNT_WITH_THE_LOCK in self.shortcuts:
-            self.stale_out = rows
-        return [await self.transaction.lock(("listener", name)) for name in sorted(names)]
+            self.stale_out = view
+        return [await self._lock_row("listener", name) for name in sorted(names)]
 
     async def count_out(self, names: Sequence[str]) -> dict[str, int]:
-        rows = await self.transaction.statement() if self.stale_out is None else self.stale_out
-        return Counter(s.new.to_id for s in messages_of(rows) if s.state == "out" and s.new.to_id in names)
+        view = await self.transaction.statement("count what is out")
+        view = view if self.stale_out is None else self.stale_out
+        return Counter(s.new.to_id for s in messages_of(view) if s.state == "out" and s.new.to_id in names)
 
     async def release(self, rooms: Sequence[Room]) -> list[Released]:
-        rows = await self.transaction.statement()
-        released = []
+        view = await self.transaction.statement("release")
+        messages = messages_of(view)
+        gone = []
         for room in rooms:
-            ready = [s for s in messages_of(rows) if s.state == "ready" and s.new.to_id == room.listener]
-            for stored in ready[: room.free]:
+            ready = [stored for stored in messages if stored.state == "ready" and stored.new.to_id == room.listener]
+            for stored in self._picked(ready, room.free):
                 key = ("message", stored.new.id)
                 if not self.transaction.try_lock(key):
                     continue
-                now = self.transaction.writes.get(key) or self.db.rows[key]
+                now: Stored = self.transaction.current(key)
                 if now.state == "ready":
-                    out = replace(now, state="out", attempt=now.attempt + 1)
-                    self.transaction.writes[key] = out
-                    released.append(_released(out))
-        return released
+                    self.transaction.writes[key] = out = _sent_out(now, self.transaction.db.clock, room.timeout)
+                    gone.append(released(out))
+        return gone
 
     async def note_sent(self, sent: Sequence[Sent]) -> None:
-        """Workers of the model find what is out by themselves."""
+        if not sent:
+            return
+        view = await self.transaction.statement("note what is confirmed")
+        for one in sent:
+            key = ("message", one.message_id)
+            seen = view.get(*key)
+            if seen is not None and _awaits_confirm(seen, one) and self.transaction.try_lock(key):
+                now: Stored = self.transaction.current(key)
+                if _awaits_confirm(now, one):
+                    self.transaction.writes[key] = replace(now, confirmed=True)
 
-    async def _fresh(self) -> Mapping[Key, Any]:
-        rows = await self.transaction.statement()
-        return rows if self.stale is None else self.stale
+    def _picked(self, ready: Sequence[Stored], free: int) -> Sequence[Stored]:
+        clock = self.transaction.db.clock
+        if Shortcut.RETRY_AT_ONCE in self.shortcuts:
+            return ready[:free]
+        if Shortcut.RETRY_HOLDS_ITS_PLACE in self.shortcuts:
+            return [stored for stored in ready[:free] if stored.is_due(clock)]
+        return [stored for stored in ready if stored.is_due(clock)][:free]
 
-    async def _claim_slot(self, message: NewMessage) -> None:
-        def taken() -> bool:
-            others = messages_of({**self.db.rows, **self.transaction.writes})
-            return any((s.new.thread_id, s.new.slot) == (message.thread_id, message.slot) for s in others)
-
-        await self.transaction.claim(("slot", (message.thread_id, message.slot)), taken)
+    async def _insert_message(self, stored: Stored) -> bool:
+        new = stored.new
+        if await self._lock_row("message", new.id) is not None:
+            return False
+        await self.transaction.insert_unique(("slot", (new.thread_id, new.slot)), new.id)
+        if stored.state == "ready":
+            await self._claim_head(stored.mailbox)
+        self.transaction.writes["message", new.id] = stored
+        return True
 
     async def _claim_head(self, mailbox: Mailbox) -> None:
-        def taken() -> bool:
-            others = messages_of({**self.db.rows, **self.transaction.writes})
-            return any(s.mailbox == mailbox and s.state in ("ready", "out") for s in others)
+        """What the partial unique index over `ready` and `out` does."""
+        if not mailbox.exclusive:
+            return
+        await self._lock_row("head", mailbox)
+        rows = View(self.transaction.db.rows, self.transaction.writes).table("message").values()
+        if any(row.state in ("ready", "out") and row.mailbox == mailbox for row in rows):
+            raise UniqueViolation(mailbox)
 
-        if mailbox.exclusive:
-            await self.transaction.claim(("head", mailbox), taken)
+    async def _lock_row(self, table: str, id_: Hashable) -> Any:
+        return await self.transaction.lock((table, id_))
+
+    async def _fresh(self, name: str) -> View:
+        view = await self.transaction.statement(name)
+        return view if self.stale is None else self.stale
 
     def _meant(self, meant: Iterable[UUID], done: set[UUID]) -> set[UUID]:
         return set(meant) if Shortcut.COUNTS_AS_MEANT in self.shortcuts else done
 
-    _unlocked: set[UUID] = field(default_factory=set)
+    def _inbox_row(self, entry: InboxEntry) -> InboxRow:
+        taken = entry.taken and Shortcut.INBOX_TAKEN_BLINDLY not in self.shortcuts
+        return InboxRow(entry.id, entry.thread_id, entry.to_id, entry.body, taken, entry.letter_id)
+
+    async def _letters(self, entries: Iterable[InboxEntry]) -> dict[UUID, LetterRow]:
+        wanted = {entry.letter_id for entry in entries if entry.letter_id is not None}
+        if not wanted:
+            return {}
+        view = await self._fresh("read letters")
+        return {id_: letter_row(view, letter) for id_, letter in view.pick("letter", wanted).items()}
 
 
-def _pick(rows: Mapping[Key, Any], table: str, ids: Iterable[UUID]) -> dict[UUID, Any]:
-    return {id_: rows[table, id_] for id_ in ids if (table, id_) in rows}
+def _sent_out(stored: Stored, clock: float, timeout: float) -> Stored:
+    attempt, deadline = stored.attempt + 1, clock + timeout
+    return replace(stored, state="out", attempt=attempt, due=None, sent=clock, deadline=deadline, confirmed=False)
 
 
-def _chain(rows: Mapping[Key, Any], ids: Iterable[UUID | None]) -> dict[UUID, CallRow]:
-    chain: dict[UUID, CallRow] = {}
-    for start in ids:
-        id_ = start
-        while id_ is not None and id_ not in chain:
-            chain[id_] = rows["call", id_]
-            id_ = chain[id_].parent
-    return chain
-
-
-def _message_row(stored: Stored) -> MessageRow:
-    new = stored.new
-    return MessageRow(
-        *(new.id, new.thread_id, new.from_id, new.to_id, new.kind, new.payload_type, new.call_id, new.hop),
-        mailbox=new.mailbox,
-        state=stored.state,
-        attempt=stored.attempt,
-        overdue=True,
-    )
-
-
-def _released(stored: Stored) -> Released:
-    new, call_id = stored.new, stored.new.call_id
-    if call_id is None:
-        raise ValueError("a message to api was released")
-    return Released(
-        *(new.id, new.thread_id, new.slot, new.from_id, new.to_id, new.kind, new.body, call_id),
-        remaining=new.remaining,
-        attempt=stored.attempt,
-    )
-
-
-def new_inbox_row(id_: UUID, thread_id: UUID, to_id: str, body: bytes) -> InboxRow:
-    """An accepted inject."""
-    return InboxRow(id_, thread_id, to_id, body, taken=False)
+def _awaits_confirm(stored: Stored, sent: Sent) -> bool:
+    return stored.state == "out" and stored.attempt == sent.attempt and not stored.confirmed

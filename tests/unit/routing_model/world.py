@@ -1,316 +1,271 @@
-"""Routers, workers and gateways on the model's database, one step of one of them at a time, as chance wills."""
+"""Routers, workers, gateways and usage services, interleaved as chance wills; each of them may die at each step."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
-from random import Random
-from typing import Any
-from uuid import UUID, uuid5
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
 
-from tests.support import routing as given
-from tests.unit.routing_model.database import Blocked, Database, Deadlock, Key, Transaction, UniqueViolation
-from tests.unit.routing_model.store import ModelStore, Shortcut, Stored, messages_of, new_inbox_row
-from xml_pipeline.envelope.codec import encode_envelope
-from xml_pipeline.envelope.model import API, Envelope, Kind, Outcome, Output, Turn
-from xml_pipeline.organism.model import Organism
-from xml_pipeline.routing.items import Inject, Item, Overdue, TurnReport
-from xml_pipeline.routing.transaction import BatchConflict, route
-from xml_pipeline.routing.windows import fill_windows
-from xml_pipeline.storage.routing_rows import ListenerRow, ThreadRow
+from tests.unit.routing_model import invariants
+from tests.unit.routing_model.broker import INGRESS, USAGE, Broker
+from tests.unit.routing_model.chance import Chance
+from tests.unit.routing_model.clients import Clients, Gateway, Request
+from tests.unit.routing_model.database import Database
+from tests.unit.routing_model.invariants import Answered, Broken
+from tests.unit.routing_model.ledger import Ledger, books_on_the_model
+from tests.unit.routing_model.operators import Operator
+from tests.unit.routing_model.organism import ORGANISM, THREADS, WINDOWS
+from tests.unit.routing_model.router import Router
+from tests.unit.routing_model.rows import Shortcuts, messages_of
+from tests.unit.routing_model.scheduler import Scheduler
+from tests.unit.routing_model.worker import Provider, Worker, usage_event
+from xml_pipeline.envelope.model import Outcome, Turn
+from xml_pipeline.message_bus.messages import UsageEvent
+from xml_pipeline.routing.items import Returned, TurnReport
+from xml_pipeline.storage.ledger_rows import HoldState
+from xml_pipeline.storage.routing_rows import ListenerRow
 
-SPACE = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
-THREADS = tuple(uuid5(SPACE, f"thread {n}") for n in range(3))
-WINDOWS = {"ann": 1, "bob": 2, "tool": 2}
-LAST_HOP = 3
-MOST_TRIES = 30
+MOST_WORKERS = 4
+MOST_GATEWAYS = 2
+# Seconds: less than any wait, more than some, more than all of them.
+TICKS = (0.5, 2.0, 5.0, 60.0)
+ROUNDS = 200
 
-ORGANISM: Organism = given.organism(
-    given.listener("ann", peers=("ann", "bob", "tool"), attempts=3),
-    given.listener("bob", peers=("ann", "tool"), attempts=2, accepts_errors=False),
-    given.listener("tool", peers=("ann",), agent=False, attempts=2),
-)
-
-
-class Broken(AssertionError):
-    """What may never be, was."""
-
-
-@dataclass(eq=False, slots=True)
-class Task:
-    """One transaction on its way. `items` are acknowledged when it ends, and come again when it is killed."""
-
-    steps: Coroutine[Any, Any, None]
-    transaction: list[Transaction]
-    items: tuple[Item, ...] = ()
-    waits_for: Key | None = None
+Move = Callable[[], None]
 
 
 @dataclass(slots=True)
 class World:
-    """`chance` decides everything."""
+    """`tape` decides everything."""
 
-    chance: Random
-    shortcuts: frozenset[Shortcut] = frozenset()
+    tape: bytes
+    shortcuts: Shortcuts = frozenset()
     db: Database = field(default_factory=Database)
-    tasks: list[Task] = field(default_factory=list)
-    ingress: list[Item] = field(default_factory=list)
-    injects: int = 0
-    turns: int = 0
-    deadlocks: int = 0
-    ends: Counter[UUID] = field(default_factory=Counter)
+    provider: Provider = field(default_factory=Provider)
+    started: int = 0
+    chance: Chance = field(init=False)
+    broker: Broker = field(init=False)
+    clients: Clients = field(init=False)
+    scheduler: Scheduler = field(init=False)
+    routers: list[Router] = field(init=False)
+    ledgers: list[Ledger] = field(init=False)
 
     def __post_init__(self) -> None:
-        for thread in THREADS:
-            self.db.rows["thread", thread] = ThreadRow(thread, "active", 0, 0, 0, (), None)
+        self.chance = Chance(self.tape)
+        self.broker = Broker(self.chance)
+        self.clients = Clients(self.chance)
+        self.scheduler = Scheduler(self.db, self.chance, forgiving=bool(self.shortcuts))
+        parts = (self.db, self.broker, self.chance, self.shortcuts)
+        self.routers = [Router(f"router {number}", *parts) for number in (1, 2)]
+        self.ledgers = [Ledger(f"usage {number}", *parts) for number in (1, 2)]
         for name, window in WINDOWS.items():
             agent = ORGANISM.listeners[name].is_agent
-            self.db.rows["listener", name] = ListenerRow(name, agent, paused=False, window=window)
+            self.db.put({("listener", name): ListenerRow(name, agent, paused=False, window=window)})
 
-    def run(self, steps: int) -> None:
-        """So many steps by chance, then everything to its end. Raises Broken."""
+    def run(self) -> None:
+        """As far as the tape goes, then everything to its end. Raises Broken, with the story of how it came to it."""
+        moves = self._moves()
         try:
-            for _ in range(steps):
-                self._step()
-            self._finish()
+            with books_on_the_model():
+                while not self.chance.over:
+                    self.chance.pick(moves)()
+                self._finish()
+        except Exception as error:
+            error.add_note(f"What happened:\n{self.scheduler.trace}")
+            raise
         finally:
-            for task in self.tasks:
-                task.steps.close()
+            self.scheduler.close()
 
-    def _step(self) -> None:
-        actions = [self._advance] * 6 + [self._route, self._work, self._inject]
-        rare = [self._sweep, self._sweep, self._kill, self._pause, self._crash, self._lose]
-        self.chance.choice(actions * 3 + rare)()
+    def _moves(self) -> Sequence[Move]:
+        usual = [self.scheduler.advance] * 16 + [self._route, self._work, self._inject, self._book, self._book]
+        rare = [self._tick, self._sweep, self._sweep, self._expire, self._redrive, self._seldom, self._seldom]
+        return [self._rest, *usual * 4, *rare]
 
-    # What moves
+    def _rest(self) -> None:
+        """The dullest move."""
 
-    def _advance(self) -> None:
-        free = [task for task in self.tasks if self._may_go_on(task)]
-        if free:
-            self._go_on(self.chance.choice(free))
-        elif self.tasks:
-            self._break_deadlock()
+    def _seldom(self) -> None:
+        usual = [self._crash] * 6 + [self._pause] * 2
+        rare = [self._reset, self._purge, self._return, self._stray, self._forge, self._kill, self._delete]
+        self.chance.pick([self._rest, *usual, *rare])()
 
-    def _may_go_on(self, task: Task) -> bool:
-        holder = None if task.waits_for is None else self.db.locks.get(task.waits_for)
-        return holder is None or holder is task.transaction[-1]
-
-    def _go_on(self, task: Task) -> None:
-        try:
-            point = task.steps.send(None)
-        except StopIteration:
-            self.tasks.remove(task)
-            self._check_commit()
-        else:
-            task.waits_for = point.key if isinstance(point, Blocked) else None
-
-    def _break_deadlock(self) -> None:
-        self.deadlocks += 1
-        task = self.chance.choice(self.tasks)
-        task.waits_for = None
-        point = task.steps.throw(Deadlock())
-        task.waits_for = point.key if isinstance(point, Blocked) else None
-
-    def _begin(self, make: Any, items: tuple[Item, ...] = ()) -> None:
-        transactions: list[Transaction] = []
-        self.tasks.append(Task(make(transactions), transactions, items))
-
-    # Routers
+    # What the processes take up
 
     def _route(self) -> None:
-        routers = sum(bool(task.items) for task in self.tasks)
-        if routers >= 2 or not self.ingress:
-            return
-        self.chance.shuffle(self.ingress)
-        most = self.chance.randint(1, 5)
-        items, self.ingress = tuple(self.ingress[:most]), self.ingress[most:]
-        self._begin(lambda transactions: self._batch(items, transactions), items)
-
-    async def _batch(self, items: tuple[Item, ...], transactions: list[Transaction]) -> None:
-        for _ in range(MOST_TRIES):
-            store = ModelStore(self.db, self.shortcuts)
-            transactions.append(store.transaction)
-            try:
-                await route(store, items, ORGANISM, given.TagCheck())
-            except (BatchConflict, UniqueViolation, Deadlock):
-                store.transaction.roll_back()
-            else:
-                store.transaction.commit()
-                return
-        raise Broken("a batch never gets through")
+        router = self.chance.pick(self.routers)
+        if self.broker.queues[INGRESS] and not self.scheduler.is_busy(router.name, "route"):
+            self.scheduler.begin(router.name, "route", router.batch())
 
     def _sweep(self) -> None:
-        if Shortcut.RELEASE_ON_TURNS_ONLY not in self.shortcuts:
-            self._begin(self._fill)
-        untaken = [row.id for row in self.db.table("inbox").values() if not row.taken]
-        self.ingress += [Inject(id_) for id_ in untaken]
+        router = self.chance.pick(self.routers)
+        if not self.scheduler.is_busy(router.name, "sweep"):
+            self.scheduler.begin(router.name, "sweep", router.sweep())
 
-    async def _fill(self, transactions: list[Transaction]) -> None:
-        store = ModelStore(self.db, self.shortcuts)
-        transactions.append(store.transaction)
-        try:
-            await fill_windows(store, tuple(WINDOWS), ORGANISM)
-            store.transaction.commit()
-        except Deadlock:
-            store.transaction.roll_back()
+    def _book(self) -> None:
+        ledger = self.chance.pick(self.ledgers)
+        if self.broker.queues[USAGE] and not self.scheduler.is_busy(ledger.name, "book"):
+            self.scheduler.begin(ledger.name, "book", ledger.batch())
 
-    def _crash(self) -> None:
-        """A router dies: before its commit, or after it and before it could publish or acknowledge anything."""
-        dying = [task for task in self.tasks if task.items]
-        if not dying:
-            return
-        task = self.chance.choice(dying)
-        task.steps.close()
-        task.transaction[-1].roll_back() if task.transaction else None
-        self.tasks.remove(task)
-        self.ingress += task.items
-
-    # Workers: whatever is out is handled, perhaps again, perhaps otherwise
+    def _expire(self) -> None:
+        ledger = self.chance.pick(self.ledgers)
+        if not self.scheduler.is_busy(ledger.name, "expire holds"):
+            self.scheduler.begin(ledger.name, "expire holds", ledger.sweep())
 
     def _work(self) -> None:
-        out = self._out()
-        if out:
-            self._handle(self.chance.choice(out))
-
-    def _handle(self, stored: Stored) -> None:
-        self.turns += 1
-        id_ = uuid5(SPACE, f"turn {self.turns}")
-        outcome = self.chance.choices((Outcome.OK, Outcome.ERROR), (5, 1))[0]
-        outputs = self._outputs(stored) if outcome is Outcome.OK else ()
-        turn = TurnReport(Turn(id_, stored.new.id, stored.attempt, outcome, outputs))
-        self.ingress += [turn] * self.chance.choice((1, 1, 2))
-
-    def _outputs(self, stored: Stored) -> tuple[Output, ...]:
-        name = stored.new.to_id
-        answer = given.respond(given.reply(name))
-        if stored.new.hop >= LAST_HOP or stored.new.kind != "request":
-            return self.chance.choice(((answer,), (answer,), ()))
-        peers = ORGANISM.listeners[name].peers
-        asks = tuple(given.ask(self.chance.choice(peers)) for _ in range(self.chance.randint(1, 2)))
-        wrong = Output(Kind.REQUEST, "nobody", b"<wrong/>")
-        return self.chance.choice((asks, asks, (answer,), (*asks, answer), (wrong,), ()))
-
-    def _lose(self) -> None:
-        out = self._out()
-        if out:
-            stored = self.chance.choice(out)
-            self.ingress.append(Overdue(stored.new.id, stored.attempt))
-
-    def _out(self) -> list[Stored]:
-        return [stored for stored in messages_of(self.db.rows) if stored.state == "out"]
-
-    # Gateways
+        waiting = [name for name in WINDOWS if self.broker.queues[name]]
+        if waiting and self.scheduler.count("handle") < MOST_WORKERS:
+            worker = Worker(self._new("worker"), self.broker, self.chance, self.provider)
+            listener = self.chance.pick(waiting)
+            self.scheduler.begin(worker.name, "handle", worker.handle(listener), listener)
 
     def _inject(self) -> None:
-        if self.injects >= 7:
-            return
-        self.injects += 1
-        id_ = uuid5(SPACE, f"inject {self.injects}")
-        thread, to = self.chance.choice(THREADS), self.chance.choice(("ann", "bob"))
-        self._begin(lambda transactions: self._accept(id_, thread, to, transactions))
+        if self.scheduler.count("accept") < MOST_GATEWAYS and (self.clients.wait() or self.chance.happens(10)):
+            self._accept(self.clients.some())
 
-    async def _accept(self, id_: UUID, thread: UUID, to: str, transactions: list[Transaction]) -> None:
-        transaction = Transaction(self.db)
-        transactions.append(transaction)
-        rows = await transaction.statement()
-        key = ("thread", thread)
-        row = rows[key]
-        if Shortcut.INJECT_WITHOUT_THREAD_LOCK not in self.shortcuts:
-            row = await transaction.lock(key)
-        if row.status == "killed":
-            transaction.roll_back()
-            return
-        await transaction.statement()
-        await transaction.lock(("inbox", id_))
-        body = encode_envelope(Envelope(API, to, thread, given.question(to)))
-        transaction.writes["inbox", id_] = new_inbox_row(id_, thread, to, body)
-        await transaction.lock(key)
-        transaction.writes[key] = replace(row, open=row.open + 1, status="active")
-        transaction.commit()
-        self.ingress += [Inject(id_)] * self.chance.choice((0, 1, 1, 2))
+    def _accept(self, requests: Sequence[Request]) -> None:
+        self.scheduler.begin(self._new("gateway"), "accept", self._gateway().accept(requests), *requests)
 
     def _kill(self) -> None:
-        if self.chance.random() < 0.1:
-            thread = self.chance.choice(THREADS)
-            self._begin(lambda transactions: self._end(thread, transactions))
-
-    async def _end(self, thread: UUID, transactions: list[Transaction]) -> None:
-        transaction = Transaction(self.db)
-        transactions.append(transaction)
-        await transaction.statement()
-        await transaction.lock(("thread", thread))
-        rows = await transaction.statement()
-        mine = [("message", stored.new.id) for stored in messages_of(rows) if stored.new.thread_id == thread]
-        killed = {"state": "closed", "outcome": "killed"}
-        await transaction.update(rows, mine, lambda row: row.state != "closed", lambda row: replace(row, **killed))
-        rows = await transaction.statement()
-        inbox = [key for key, row in rows.items() if key[0] == "inbox" and row.thread_id == thread]
-        await transaction.update(rows, inbox, lambda row: not row.taken, lambda row: replace(row, taken=True))
-        rows = await transaction.statement()
-        transaction.writes["thread", thread] = replace(rows["thread", thread], open=0, status="killed")
-        transaction.commit()
+        if self.chance.happens(25):
+            thread = self.chance.pick(THREADS)
+            self.scheduler.begin(self._new("gateway"), "kill", self._operator().kill(thread), thread)
 
     def _pause(self) -> None:
-        name, paused = self.chance.choice(tuple(WINDOWS)), self.chance.choice((True, False))
-        self._begin(lambda transactions: self._set_paused(name, paused, transactions))
+        self._set_paused(self.chance.pick(tuple(WINDOWS)), self.chance.pick((False, True)))
 
-    async def _set_paused(self, name: str, paused: bool, transactions: list[Transaction]) -> None:
-        transaction = Transaction(self.db)
-        transactions.append(transaction)
-        rows = await transaction.statement()
-        await transaction.update(rows, [("listener", name)], lambda _: True, lambda row: replace(row, paused=paused))
-        transaction.commit()
+    def _set_paused(self, name: str, paused: bool) -> None:
+        what = "pause" if paused else "resume"
+        self.scheduler.begin(self._new("gateway"), what, self._operator().pause(name, paused), name)
 
-    # To the end, and what has to hold
+    def _reset(self) -> None:
+        self.scheduler.begin(self._new("gateway"), "reset the usage", self._operator().reset_usage())
+
+    def _redrive(self) -> None:
+        if letters := self._letters():
+            self._redrive_one(self.chance.pick(letters))
+
+    def _redrive_one(self, letter: UUID) -> None:
+        self.scheduler.begin(self._new("gateway"), "redrive", self._operator().redrive(letter), letter)
+
+    def _delete(self) -> None:
+        if letters := self._letters():
+            letter = self.chance.pick(letters)
+            self.scheduler.begin(self._new("gateway"), "delete", self._operator().delete(letter), letter)
+
+    def _letters(self) -> list[UUID]:
+        return list(self.db.view().table("letter"))
+
+    def _operator(self) -> Operator:
+        return Operator(self.db, self.broker, self.clients, self.shortcuts)
+
+    def _gateway(self) -> Gateway:
+        return Gateway(self.db, self.broker, self.clients, self.shortcuts)
+
+    def _new(self, kind: str) -> str:
+        self.started += 1
+        return f"{kind} {self.started}"
+
+    # What comes over them
+
+    def _tick(self) -> None:
+        seconds = self.chance.pick(TICKS)
+        self.db.clock += seconds
+        self.scheduler.trace.add("the clock", f"moves by {seconds} s")
+
+    def _crash(self) -> None:
+        if not self.scheduler.tasks:
+            return
+        owner = self.chance.pick(self.scheduler.tasks).owner
+        self.scheduler.kill(owner)
+        self.broker.gone(owner)
+        for router in self.routers:
+            if router.name == owner:
+                router.unnoted = []
+
+    def _purge(self) -> None:
+        queue = self.chance.pick((*WINDOWS, INGRESS, USAGE))
+        self.scheduler.trace.add("somebody", "purges the queue", queue, *self.broker.queues[queue])
+        self.broker.purge(queue)
+
+    def _return(self) -> None:
+        """The broker dead-letters an assignment."""
+        queue = self.chance.pick(tuple(WINDOWS))
+        for delivery in self.broker.queues[queue][:1]:
+            self.scheduler.trace.add("the broker", "gives up", delivery)
+            self.broker.queues[queue].remove(delivery)
+            self.broker.queues[INGRESS].append(Returned(delivery.released.id, delivery.released.attempt))
+
+    def _stray(self) -> None:
+        """Usage of a call that no hold is known of, of which two workers say that it is of their message."""
+        messages = messages_of(self.db.view())
+        if messages:
+            call = self.provider.new_id("call")
+            self.provider.without_hold[call] = used = Answered(3, 4)
+            for _ in range(2):
+                message = self.chance.pick(messages).new.id
+                self.broker.deliver(USAGE, usage_event(call, message, self.db.now, used))
+
+    def _forge(self) -> None:
+        """A turn of a message that perhaps nobody was given."""
+        messages = messages_of(self.db.view())
+        if messages:
+            message = self.chance.pick(messages).new.id
+            turn = Turn(self.provider.new_id("turn"), message, 1, self.chance.pick((Outcome.OK, Outcome.ERROR)))
+            self.broker.deliver(INGRESS, TurnReport(turn))
+
+    # To the end
 
     def _finish(self) -> None:
-        """Resume everybody, then go on fairly until nothing moves any more."""
+        """Resume everybody, go on fairly until nothing moves any more, and then once more with what is dead."""
         self._drain()
         for name in WINDOWS:
-            self._begin(lambda transactions, name=name: self._set_paused(name, False, transactions))
-        for _ in range(400):
-            self._drain()
-            self._sweep()
-            self._drain()
-            out = self._out()
-            if not out and not self.ingress:
+            self._set_paused(name, False)
+        self._come_to_rest()
+        for letter in self._letters():
+            self._redrive_one(letter)
+        self._come_to_rest()
+
+    def _come_to_rest(self) -> None:
+        for _ in range(ROUNDS):
+            self._round()
+            if self._is_quiet():
                 break
-            for stored in out:
-                self._handle(stored)
         self._check_end()
 
-    def _drain(self) -> None:
-        while self.tasks or self.ingress:
-            self._route()
-            self._advance()
+    def _round(self) -> None:
+        if again := self.clients.unanswered():
+            self._accept(again)
+        self._drain()
+        self._sweep()
+        self.scheduler.complete()
+        invariants.check_filled(self.db)
+        self._expire()
+        self._drain()
+        self.db.clock += TICKS[-1]
 
-    def _check_commit(self) -> None:
-        messages = messages_of(self.db.rows)
-        out = Counter(stored.new.to_id for stored in messages if stored.state == "out")
-        if any(out[name] > window for name, window in WINDOWS.items()):
-            raise Broken(f"beyond a window: {out}")
-        open_ = Counter(stored.new.thread_id for stored in messages if stored.state != "closed")
-        open_.update(row.thread_id for row in self.db.table("inbox").values() if not row.taken)
-        for thread in self.db.table("thread").values():
-            if thread.open != open_[thread.id]:
-                raise Broken(f"{thread.open} counted as open, {open_[thread.id]} are")
-            if (thread.status == "active") != (thread.open > 0) and thread.slots > 0 and thread.status != "killed":
-                raise Broken(f"{thread.status} with {thread.open} open")
+    def _drain(self) -> None:
+        while self.scheduler.tasks or not self.broker.idle:
+            for take_up in (self._route, self._work, self._book):
+                take_up()
+            self.scheduler.advance_all()
+
+    def _is_quiet(self) -> bool:
+        view = self.db.view()
+        held = any(hold.state is HoldState.HELD for hold in view.table("hold").values())
+        open_ = any(row.state != "closed" for row in view.table("message").values())
+        untaken = any(not row.taken for row in view.table("inbox").values())
+        return not (held or open_ or untaken or self.clients.unanswered())
 
     def _check_end(self) -> None:
-        messages = messages_of(self.db.rows)
-        if stuck := [stored.state for stored in messages if stored.state != "closed"]:
-            raise Broken(f"never ended: {stuck}")
-        if any(not row.taken for row in self.db.table("inbox").values()):
-            raise Broken("an inject was never taken")
-        killed = {thread.id for thread in self.db.table("thread").values() if thread.status == "killed"}
-        answers = Counter(stored.new.answers for stored in messages)
-        for call in self.db.table("call").values():
-            if answers[call.id] > 1:
-                raise Broken("a call was answered twice")
-            if call.thread_id not in killed and (call.open or call.pending or (call.awaited and not call.answered)):
-                raise Broken(f"a call is left over: {call}")
-        for thread in self.db.table("thread").values():
-            if thread.slots != sum(stored.new.thread_id == thread.id for stored in messages):
-                raise Broken("slots have holes")
+        if unanswered := self.clients.unanswered():
+            raise Broken(f"clients that never get an answer: {unanswered}")
+        promised = self.broker.promised
+        turns = [one.turn.id for one in promised if isinstance(one, TurnReport)]
+        used = [one.call_id for one in promised if isinstance(one, UsageEvent)]
+        view = self.db.view()
+        accepted = [id_ for id_, yes in self.clients.answers.items() if yes]
+        invariants.check_end(self.db, accepted, self.scheduler.letters.values())
+        invariants.check_promises(view, turns, used)
+        invariants.check_usage(view, self.provider.answered, self.provider.without_hold)
+        if any(hold.state is HoldState.HELD for hold in view.table("hold").values()):
+            raise Broken("a hold that never ended")
