@@ -96,3 +96,22 @@ async def test_whoever_waits_when_it_ends_is_told(database: Database, tmp_path: 
         running.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 2
+
+
+async def test_a_thread_that_somebody_holds_holds_up_no_other(database: Database, tmp_path: Path) -> None:
+    current = Current(Configured.of(load_organism(copied_example(tmp_path)), 1))
+    injector = Injector(database.within(10.0), current, answer_within=10.0)
+    running = asyncio.create_task(injector.run())
+    known = inject()
+    assert isinstance(await injector.accept(known), Accepted)
+    async with database.begin() as connection:
+        await connection.execute(text("select from threads where id = :id for update"), {"id": known.thread_id})
+        held = [asyncio.create_task(injector.accept(inject(thread=known.thread_id))) for _ in range(3)]
+        others = [asyncio.create_task(injector.accept(inject())) for _ in range(20)]
+        answers = await asyncio.gather(*others)
+        assert all(isinstance(answer, Accepted) for answer in answers)
+        outcomes = await asyncio.gather(*held, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {DatabaseUnavailable}
+    assert isinstance(await injector.accept(inject(thread=known.thread_id)), Accepted)
+    running.cancel()
+    await asyncio.wait([running])

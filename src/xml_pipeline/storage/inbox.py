@@ -149,6 +149,15 @@ async def _lock_alive(connection: AsyncConnection, ids: Iterable[UUID]) -> dict[
     return {row.id: row.open for row in rows if row.status != KILLED}
 
 
+async def locked_threads(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
+    """Those of the threads that somebody else has locked now."""
+    statement = text("""
+        with free as (select id from threads where id = any(cast(:ids as uuid[])) for no key update skip locked)
+        select id from threads where id = any(cast(:ids as uuid[])) and id not in (select id from free)
+    """)
+    return set((await connection.execute(statement, {"ids": list(ids)})).scalars())
+
+
 async def _insert(connection: AsyncConnection, injects: Sequence[Inject]) -> set[UUID]:
     if not injects:
         return set()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from xml_pipeline.errors import DatabaseUnavailable, Unavailable
@@ -23,6 +24,9 @@ log = structlog.get_logger(__name__)
 _TRIES = 5
 # What two transactions do to each other; the whole batch again is right.
 _CONFLICTS = ("40001", "40P01", "23505")
+# Somebody holds the lock of a thread, for longer than anybody does who goes on. A deadlock is found before.
+_LOCKED = "55P03"
+_LOCK_WAIT = text("set local lock_timeout = '1500ms'")
 
 
 @dataclass(slots=True, eq=False)
@@ -70,8 +74,7 @@ class Injector:
                 if batch:
                     await self._commit(batch)
         finally:
-            for waiting in (*batch, *self._queue):
-                _fail(waiting, Unavailable("the gateway is stopping"))
+            _fail_all((*batch, *self._queue), Unavailable("the gateway is stopping"))
             self._queue.clear()
 
     def _enter(self, row: inbox.Inject) -> _Waiting:
@@ -105,11 +108,12 @@ class Injector:
         try:
             answers = await self._store([waiting.row for waiting in batch])
         except Unavailable as error:
-            for waiting in batch:
-                _fail(waiting, error)
+            _fail_all(batch, error)
         except Exception as error:
             # Whatever it is: whoever waits is told, and the next batch is served.
-            await self._isolate(batch, error)
+            if _sqlstate(error) == _LOCKED:
+                error = await self._without_locked(batch)
+            await self._isolate([waiting for waiting in batch if not waiting.answer.done()], error)
         else:
             for waiting, answer in zip(batch, answers, strict=True):
                 if not waiting.answer.done():
@@ -120,13 +124,14 @@ class Injector:
             try:
                 return await self._store_once(rows)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in _CONFLICTS:
+                if _sqlstate(error) not in _CONFLICTS:
                     raise
                 log.info("injects.again", count=len(rows))
         return await self._store_once(rows)
 
     async def _store_once(self, rows: Sequence[inbox.Inject]) -> list[inbox.Answer]:
         async with self._db.begin() as connection:
+            await connection.execute(_LOCK_WAIT)
             answers = await inbox.accept(connection, rows, await self._backlog.get(connection))
             failpoint("gateway.before-commit")
         failpoint("gateway.after-commit")
@@ -134,8 +139,26 @@ class Injector:
         self._backlog.add(row.to_id for row, new in zip(rows, accepted, strict=True) if new)
         return answers
 
+    async def _without_locked(self, batch: Sequence[_Waiting]) -> Unavailable:
+        """A suspended router must not hold up those who have nothing to do with what it has in hand."""
+        error = DatabaseUnavailable("its thread is locked by somebody who does not go on")
+        try:
+            async with self._db.begin() as connection:
+                locked = await inbox.locked_threads(connection, {waiting.row.thread_id for waiting in batch})
+        except DatabaseUnavailable as gone:
+            _fail_all(batch, gone)
+            return gone
+        held = [waiting for waiting in batch if waiting.row.thread_id in locked]
+        log.warning("injects.locked", threads=len(locked), count=len(held))
+        _fail_all(held, error)
+        if held and len(held) < len(batch):
+            await self._commit([waiting for waiting in batch if waiting not in held])
+        return error
+
     async def _isolate(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """One bad row must not fail its neighbours: halve until it is alone."""
+        if not batch:
+            return
         if len(batch) == 1:
             log.error("inject.failed", message_id=str(batch[0].row.id), exc_info=error)
             _fail(batch[0], error)
@@ -143,6 +166,15 @@ class Injector:
         middle = len(batch) // 2
         await self._commit(batch[:middle])
         await self._commit(batch[middle:])
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+
+
+def _fail_all(batch: Iterable[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        _fail(waiting, error)
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:
