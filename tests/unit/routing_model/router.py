@@ -105,8 +105,7 @@ class Router:
         async with Transaction(self.db) as transaction:
             view = await transaction.statement("find forgotten injects")
         old = [row for row in view.table("inbox").values() if not row.taken and row.created < self._now - PATIENCE]
-        alive = [row for row in old if view.get("thread", row.thread_id).status != "killed"]
-        await self._run([Inject(row.id) for row in alive])
+        await self._run([Inject(row.id) for row in old])
 
     async def _publish_unconfirmed(self) -> None:
         async with Transaction(self.db) as transaction:
