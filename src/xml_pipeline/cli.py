@@ -66,6 +66,9 @@ def up(
 
     With ORGANISM_AMQP_URL and ORGANISM_DATABASE_URL it runs on those instead of its own.
     """
+    from xml_pipeline.early_stop import end_at_once_when_asked
+
+    end_at_once_when_asked()
     from xml_pipeline.runtime import read_settings, run_process
 
     changes: dict[str, Any] = {"file": file, "host": host, "port": port}
@@ -79,7 +82,8 @@ def up(
     async def run(runtime: Runtime) -> None:
         await _run_embedded(runtime, data)
 
-    run_process("organism", run, settings)
+    # Its own database gets the time that it needs to stop in order.
+    run_process("organism", run, settings, stop_limit=None)
 
 
 async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
@@ -97,7 +101,7 @@ async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
     )
     announcement = asyncio.create_task(_announce(organism.name, len(organism.listeners), place.url))
     try:
-        await run_embedded(organism, place, stop=runtime.stop, instance=runtime.instance)
+        await run_embedded(organism, place, stop=runtime.stop, instance=runtime.instance, health=runtime.health)
     finally:
         announcement.cancel()
     out.print(Text("stopped; what was open goes on at the next start", style="dim"))

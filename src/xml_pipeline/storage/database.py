@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from xml_pipeline.errors import DatabaseUnavailable
+from xml_pipeline.stopping import DATABASE as CLOSE_TIMEOUT
 from xml_pipeline.storage.dsn import Dsn, parse_dsn
 
 CONNECT_TIMEOUT = 5.0
@@ -36,14 +39,16 @@ _FAILURES = (
 )
 # Classes of SQLSTATE that say nothing about the statement: connection, resources, operator intervention.
 _UNAVAILABLE_CLASSES = ("08", "53", "57P", "28", "3D")
+_Sessions = WeakSet["asyncpg.Connection[Any]"]
 
 
 class Database:
     """A pool of connections. Every failure to reach the server is DatabaseUnavailable; the next use connects again."""
 
-    def __init__(self, engine: AsyncEngine, dsn: Dsn) -> None:
+    def __init__(self, engine: AsyncEngine, dsn: Dsn, sessions: _Sessions) -> None:
         self._engine = engine
         self._dsn = dsn
+        self._sessions = sessions
 
     @classmethod
     def connect(
@@ -61,15 +66,16 @@ class Database:
         Raises InvalidInput for a URL that cannot be read.
         """
         dsn = parse_dsn(url)
+        sessions: _Sessions = WeakSet()
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=_creator(dsn, application_name, connect_timeout, command_timeout),
+            async_creator=_creator(dsn, application_name, connect_timeout, command_timeout, sessions),
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_timeout=connect_timeout,
             pool_pre_ping=True,
         )
-        return cls(engine, dsn)
+        return cls(engine, dsn, sessions)
 
     @property
     def place(self) -> str:
@@ -93,17 +99,33 @@ class Database:
         async with self.begin() as connection:
             await connection.execute(text("select 1"))
 
+    def cut(self) -> None:
+        """Cut all connections: what waits for an answer fails with DatabaseUnavailable now."""
+        for session in tuple(self._sessions):
+            session.terminate()
+
     async def close(self) -> None:
-        """Close all connections; idempotent."""
-        await self._engine.dispose()
+        """Close all connections, with a goodbye to a server that answers; idempotent."""
+        closing = asyncio.ensure_future(self._engine.dispose())
+        try:
+            done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+            if not done:
+                self.cut()
+            await closing
+        finally:
+            closing.cancel()
 
 
 def _creator(
-    dsn: Dsn, application_name: str, connect_timeout: float, command_timeout: float | None
+    dsn: Dsn,
+    application_name: str,
+    connect_timeout: float,
+    command_timeout: float | None,
+    sessions: _Sessions,
 ) -> Callable[[], Awaitable[asyncpg.Connection[Any]]]:
     async def connect() -> asyncpg.Connection[Any]:
         settings = {**_SETTINGS, "application_name": application_name, **dsn.settings}
-        return await asyncpg.connect(
+        session = await asyncpg.connect(
             host=dsn.host,
             port=dsn.port,
             user=dsn.user,
@@ -114,6 +136,8 @@ def _creator(
             command_timeout=command_timeout,
             server_settings=settings,
         )
+        sessions.add(session)
+        return session
 
     return connect
 

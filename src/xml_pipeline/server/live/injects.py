@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from xml_pipeline.envelope.codec import encode_envelope
 from xml_pipeline.envelope.model import API, Envelope
 from xml_pipeline.errors import Unavailable
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.live.configured import Configured
 from xml_pipeline.server.problems import Problem
@@ -84,7 +85,7 @@ class Injector:
         batch: list[_Waiting] = []
         try:
             while True:
-                batch = self._collect(await self._queue.get())
+                batch = self._collect(await rest(self._queue.get()))
                 await self._commit(batch)
         finally:
             for waiting in (*batch, *self._all()):

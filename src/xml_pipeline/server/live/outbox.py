@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.messages import ControlHint, EventFrame
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.message_bus.topology import Names
@@ -53,17 +54,17 @@ class Outbox:
     async def run(self) -> None:
         """Publish what is added, until cancelled."""
         while True:
-            batch = [await self._queue.get()]
-            await self._publish(self._drain(batch))
+            batch = self._collect(await rest(self._queue.get()))
+            await self._publish(batch)
+            for _ in batch:
+                self._queue.task_done()
 
     async def flush(self) -> None:
-        """Publish what is left."""
-        batch = self._drain([])
-        while batch:
-            await self._publish(batch)
-            batch = self._drain([])
+        """Wait until all that was added has been published, or could not be, while `run` goes on."""
+        await self._queue.join()
 
-    def _drain(self, batch: list[Outgoing]) -> list[Outgoing]:
+    def _collect(self, first: Outgoing) -> list[Outgoing]:
+        batch = [first]
         while len(batch) < _BATCH and not self._queue.empty():
             batch.append(self._queue.get_nowait())
         return batch
