@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from tests.support.processes import SupportError, end, free_port, spawn, tail, wait_until
 
 _FAST = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
@@ -86,10 +88,25 @@ class PostgresServer:
         if self._process is not None:
             end(self._process, ask=signal.SIGQUIT)
 
+    def suspend(self) -> None:
+        """Freeze the server: its connections stay open, new ones are taken, and nothing answers."""
+        for process in self._processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let a suspended server go on."""
+        for process in self._processes():
+            process.resume()
+
     def close(self) -> None:
         """Stop the server and remove its data."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _processes(self) -> list[psutil.Process]:
+        """The first one first: it starts no more of them then."""
+        server = psutil.Process(self.pid)
+        return [server, *server.children(recursive=True)]
 
     @property
     def _log(self) -> Path:

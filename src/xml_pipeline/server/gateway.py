@@ -22,6 +22,7 @@ from xml_pipeline.quiet_server import bind
 from xml_pipeline.server.app import create_app
 from xml_pipeline.server.feed import Hub
 from xml_pipeline.server.http_server import HttpServer
+from xml_pipeline.server.last_answers import LastAnswers
 from xml_pipeline.server.live.catch_up import CatchUp
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.feed import LiveFeed
@@ -62,14 +63,15 @@ async def run_gateway(
     listening = bind(host, port)
     bound: int = listening.getsockname()[1]
     limit = organism.limits.max_envelope_bytes
-    server = HttpServer(create_app(view=gateway.view, max_body_bytes=limit), listening, max_message_bytes=limit)
+    requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit))
+    server = HttpServer(requests, listening, max_message_bytes=limit)
 
     def started() -> None:
         log.info("gateway.listening", organism=organism.name, instance=instance, host=host, port=bound)
         if on_listening is not None:
             on_listening(bound)
 
-    await gateway.run(server, stop, started)
+    await gateway.run(server, requests, stop, started)
     log.info("gateway.stopped", organism=organism.name, instance=instance)
 
 
@@ -104,7 +106,9 @@ class _Gateway:
     def __post_init__(self) -> None:
         self._organism_stops = asyncio.Event()
 
-    async def run(self, server: HttpServer, stop: asyncio.Event, started: Callable[[], None]) -> None:
+    async def run(
+        self, server: HttpServer, requests: LastAnswers, stop: asyncio.Event, started: Callable[[], None]
+    ) -> None:
         """Serve until one of the two asks to stop; requests under way are answered, what they accepted is published."""
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())
@@ -115,7 +119,7 @@ class _Gateway:
             await _first_of(stop.wait(), self._organism_stops.wait(), asyncio.shield(serving))
             self.health.stopping()
             server.stop()
-            await self._answered(serving)
+            await self._answered(serving, requests)
             await self._end(loops)
 
     def _loops(self) -> Sequence[Coroutine[None, None, None]]:
@@ -133,12 +137,13 @@ class _Gateway:
             loop("health", watch.run),
         )
 
-    async def _answered(self, serving: asyncio.Task[None]) -> None:
-        """Nobody waits any longer for what may come back, nor for a database that does not answer."""
+    async def _answered(self, serving: asyncio.Task[None], requests: LastAnswers) -> None:
+        """Nobody waits any longer for what may come back, and soon for nothing at all."""
         self.feed.give_up_waiting()
         done, _ = await asyncio.wait({serving}, timeout=SILENCE)
         if not done:
-            self.db.cut()
+            requests.give_up()
+            self.db.cut()  # who is in the middle of a statement would wait for the database once more
         await serving
 
     async def _end(self, loops: list[asyncio.Task[None]]) -> None:

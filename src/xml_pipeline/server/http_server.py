@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from xml_pipeline.quiet_server import QuietServer
 from xml_pipeline.stopping import REQUESTS
@@ -17,7 +17,7 @@ _FRAME_FACTOR = 8
 class HttpServer:
     """Serves an app on one socket."""
 
-    def __init__(self, app: FastAPI, listening: socket.socket, *, max_message_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, listening: socket.socket, *, max_message_bytes: int) -> None:
         self._listening = listening
         config = uvicorn.Config(
             app,
