@@ -130,6 +130,20 @@ def migrate() -> None:
     out.print(f"the schema is current: {current_revision()}")
 
 
+@app.command(rich_help_panel=RUNNING)
+def health(
+    url: Annotated[str | None, typer.Argument(help="A gateway or an ops port; else that of ORGANISM_OPS_PORT.")] = None,
+    live: Annotated[bool, typer.Option("--live/--ready", help="Whether it is alive, not whether it is ready.")] = False,
+) -> None:
+    """Ask a service how it is. Exits with 1 when it is not well."""
+    from xml_pipeline.terminal.health import ask_health, ops_url
+
+    well, said = ask_health(url or ops_url(os.environ), live=live)
+    (out if well else err).print(said)
+    if not well:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @app.command(rich_help_panel=TALKING)
 def inject(
     target: Annotated[str, typer.Argument(help="The listener.")],

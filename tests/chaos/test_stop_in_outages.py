@@ -1,4 +1,4 @@
-"""A service that is asked to stop while its broker or its database is gone or silent: `docker stop` waits long enough."""
+"""A service that is asked to stop while its broker or its database is gone or silent ends before Docker kills it."""
 
 from __future__ import annotations
 
