@@ -66,6 +66,10 @@ async def told(service: Service, path: str) -> dict[str, Any]:
     return {} if answer is None else {"status": answer.status_code, **answer.json()}
 
 
+async def at(url: str) -> httpx.Response:
+    return await asyncio.to_thread(httpx.get, url, timeout=5.0)
+
+
 async def until_ready_are(fleet: Fleet, *names: str) -> None:
     """Exactly these services are ready; all are alive all the time."""
 
@@ -89,7 +93,7 @@ async def test_services_say_what_they_lack(fleet: Fleet, own_broker: Broker, dat
             assert (report["status"], report["ok"], report["phase"]) == (200, True, "running")
             assert report["checks"]
             assert "127.0.0.1" not in str(report)
-    assert httpx.get(f"{gateway.url}/readyz").json().keys() == {"ok", "phase", "checks"}
+    assert (await at(f"{gateway.url}/readyz")).json().keys() == {"ok", "phase", "checks"}
     assert command("health", ORGANISM_OPS_PORT=str(router.ops_port)).returncode == 0
     assert command("health", "--live", gateway.url).stdout == "alive\n"
 
@@ -111,10 +115,10 @@ async def test_services_say_what_they_lack(fleet: Fleet, own_broker: Broker, dat
     databases.server.suspend()
     try:
         await until_ready_are(fleet, "agent-worker")
-        problem = httpx.get(f"{gateway.url}/readyz")
+        problem = await at(f"{gateway.url}/readyz")
         assert (problem.status_code, problem.headers["content-type"]) == (503, "application/problem+json")
         assert (problem.json()["code"], problem.json()["detail"]) == ("not-ready", "database down")
-        assert httpx.get(f"{gateway.url}/livez").status_code == 200
+        assert (await at(f"{gateway.url}/livez")).status_code == 200
     finally:
         databases.server.resume()
     await until_ready_are(fleet, *SERVICES)

@@ -258,7 +258,8 @@ async def test_a_stop_while_it_starts_ends_it_with_status_0(fleet: Fleet, name: 
 
 async def hears(pid: int, number: signal.Signals) -> bool:
     """Whether the process has a handler for the signal."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")]
+    status = await asyncio.to_thread(Path(f"/proc/{pid}/status").read_text)
+    (line,) = [line for line in status.splitlines() if line.startswith("SigCgt")]
     return bool(int(line.split()[1], 16) & 1 << (number - 1))
 
 

@@ -31,7 +31,7 @@ def ask_health(url: str, *, live: bool) -> tuple[bool, str]:
         said = answer.json()
         failed = [f"{check['name']} {check['state']}" for check in said["checks"] if not check["ok"]]
     except httpx.TransportError as error:
-        return False, f"no answer from {url}: {error or type(error).__name__}"
+        return False, f"no answer from {url}: {str(error) or type(error).__name__}"
     except (ValueError, KeyError, TypeError):
         return False, f"{url} is no service of an organism"
     if answer.is_success:
