@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from xml_pipeline.runtime import Runtime, require_free_port, run_process
-from xml_pipeline.server.gateway import run_gateway
+from xml_pipeline.early_stop import end_at_once_when_asked
+
+end_at_once_when_asked()
+
+from xml_pipeline.runtime import Runtime, require_free_port, run_process  # noqa: E402 - a stop may come meanwhile
+from xml_pipeline.server.gateway import run_gateway  # noqa: E402
 
 
 async def main(runtime: Runtime) -> None:
@@ -12,7 +16,16 @@ async def main(runtime: Runtime) -> None:
     host, port = runtime.settings.host, runtime.settings.port or organism.port
     require_free_port(host, port)
     async with runtime.database() as database, runtime.bus() as bus:
-        await run_gateway(bus, database, organism, stop=runtime.stop, instance=runtime.instance, host=host, port=port)
+        await run_gateway(
+            bus,
+            database,
+            organism,
+            stop=runtime.stop,
+            instance=runtime.instance,
+            host=host,
+            port=port,
+            health=runtime.health,
+        )
 
 
 if __name__ == "__main__":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from xml_pipeline.routing.service import run_router
-from xml_pipeline.runtime import Runtime, run_process
+from xml_pipeline.early_stop import end_at_once_when_asked
+
+end_at_once_when_asked()
+
+from xml_pipeline.routing.service import run_router  # noqa: E402 - a stop may come while it is imported
+from xml_pipeline.runtime import Runtime, run_process  # noqa: E402
 
 
 async def main(runtime: Runtime) -> None:
     """Run a router until it is asked to stop."""
     organism = runtime.load_organism()
     async with runtime.database() as database, runtime.bus() as bus:
-        await run_router(bus, database, organism, stop=runtime.stop, instance=runtime.instance)
+        await run_router(bus, database, organism, stop=runtime.stop, instance=runtime.instance, health=runtime.health)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,9 @@ def up(
 
     With ORGANISM_AMQP_URL and ORGANISM_DATABASE_URL it runs on those instead of its own.
     """
+    from xml_pipeline.early_stop import end_at_once_when_asked
+
+    end_at_once_when_asked()
     from xml_pipeline.runtime import read_settings, run_process
 
     changes: dict[str, Any] = {"file": file, "host": host, "port": port}
@@ -80,7 +83,8 @@ def up(
     async def run(runtime: Runtime) -> None:
         await _run_embedded(runtime, data)
 
-    run_process("organism", run, settings)
+    # Its own database gets the time that it needs to stop in order.
+    run_process("organism", run, settings, stop_limit=None)
 
 
 async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
@@ -98,7 +102,7 @@ async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
     )
     announcement = asyncio.create_task(_announce(organism.name, len(organism.listeners), place.url))
     try:
-        await run_embedded(organism, place, stop=runtime.stop, instance=runtime.instance)
+        await run_embedded(organism, place, stop=runtime.stop, instance=runtime.instance, health=runtime.health)
     finally:
         announcement.cancel()
     out.print(Text("stopped; what was open goes on at the next start", style="dim"))
@@ -125,6 +129,20 @@ def migrate() -> None:
     with what_to_do("ORGANISM_DATABASE_URL"):
         migrate_schema(url)
     out.print(f"the schema is current: {current_revision()}")
+
+
+@app.command(rich_help_panel=RUNNING)
+def health(
+    url: Annotated[str | None, typer.Argument(help="A gateway or an ops port; else that of ORGANISM_OPS_PORT.")] = None,
+    live: Annotated[bool, typer.Option("--live/--ready", help="Whether it is alive, not whether it is ready.")] = False,
+) -> None:
+    """Ask a service how it is. Exits with 1 when it is not well."""
+    from xml_pipeline.terminal.health import ask_health, ops_url
+
+    well, said = ask_health(url or ops_url(os.environ), live=live)
+    (out if well else err).print(said)
+    if not well:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command(rich_help_panel=TALKING)

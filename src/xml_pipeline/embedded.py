@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from xml_pipeline.embedded_postgres import EmbeddedPostgres
+from xml_pipeline.health.health import Health
 from xml_pipeline.ledger.service import run_usage
 from xml_pipeline.message_bus.connect import connect_bus
 from xml_pipeline.message_bus.memory import MemoryBroker
@@ -48,10 +49,13 @@ class Place:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-async def run_embedded(organism: Organism, place: Place, *, stop: asyncio.Event, instance: str) -> None:
+async def run_embedded(
+    organism: Organism, place: Place, *, stop: asyncio.Event, instance: str, health: Health | None = None
+) -> None:
     """Run until `stop` is set or the organism is asked to stop; what is open goes on at the next start.
 
-    Raises Unavailable and SchemaOutdated when it cannot start.
+    `health` gets a part for each service; the gateway's `/livez` and `/readyz` tell of all. Raises Unavailable and
+    SchemaOutdated when it cannot start.
     """
     require_free_port(place.host, place.port)
     async with AsyncExitStack() as stack:
@@ -62,7 +66,7 @@ async def run_embedded(organism: Organism, place: Place, *, stop: asyncio.Event,
         database = await stack.enter_async_context(current_database(url, name=instance, pool_size=place.pool_size))
         if place.amqp_url is None:
             await _forget_deliveries(database)
-        await _run_services(organism, place, connect, database, stop=stop, instance=instance)
+        await _run_services(organism, place, connect, database, stop=stop, instance=instance, health=health or Health())
 
 
 @asynccontextmanager
@@ -111,17 +115,33 @@ async def _buses(amqp_url: str | None) -> AsyncIterator[_Connect]:
 
 
 async def _run_services(
-    organism: Organism, place: Place, connect: _Connect, database: Database, *, stop: asyncio.Event, instance: str
+    organism: Organism,
+    place: Place,
+    connect: _Connect,
+    database: Database,
+    *,
+    stop: asyncio.Event,
+    instance: str,
+    health: Health,
 ) -> None:
     """Run all four. What produces work stops first; router and ledger go on until that is done."""
     edge, core = asyncio.Event(), asyncio.Event()
     router_bus, usage_bus, worker_bus, gateway_bus = [
         await connect(f"{service}-{instance}") for service in ("router", "usage", "agent-worker", "gateway")
     ]
-    router = run_router(router_bus, database, organism, stop=core, instance=f"router-{instance}")
-    usage = run_usage(usage_bus, database, organism, stop=core, instance=f"usage-{instance}")
+    router = run_router(
+        router_bus, database, organism, stop=core, instance=f"router-{instance}", health=health.part("router")
+    )
+    usage = run_usage(
+        usage_bus, database, organism, stop=core, instance=f"usage-{instance}", health=health.part("usage")
+    )
     worker = run_worker(
-        worker_bus, organism, stop=edge, instance=f"agent-worker-{instance}", processes=place.worker_processes
+        worker_bus,
+        organism,
+        stop=edge,
+        instance=f"agent-worker-{instance}",
+        processes=place.worker_processes,
+        health=health.part("agent-worker"),
     )
     gateway = run_gateway(
         gateway_bus,
@@ -131,6 +151,8 @@ async def _run_services(
         instance=f"gateway-{instance}",
         host=place.host,
         port=place.port,
+        health=health.part("gateway"),
+        whole=health,
     )
     producers = [_task(worker, "worker"), _task(gateway, "gateway")]
     keepers = [_task(router, "router"), _task(usage, "usage")]

@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,15 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from xml_pipeline.early_stop import STOP_SIGNALS
 from xml_pipeline.errors import InvalidInput, Unavailable, XmlPipelineError
 from xml_pipeline.exits import exit_status, explain
+from xml_pipeline.health.checks import Phase
+from xml_pipeline.health.health import Health
 from xml_pipeline.logs import configure_logging
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.settings import Settings
+from xml_pipeline.stopping import WHOLE
 
 if TYPE_CHECKING:
     from xml_pipeline.message_bus.port import Bus
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
     from xml_pipeline.storage.database import Database
 
 log = structlog.get_logger(__name__)
-
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SettingMissing(InvalidInput):
@@ -40,11 +43,18 @@ class SettingMissing(InvalidInput):
 
 @dataclass(slots=True)
 class Runtime:
-    """A process of an organism. `stop` is set by the first SIGINT or SIGTERM; a second one ends it at once."""
+    """A process of an organism. `stop` is set by the first SIGINT or SIGTERM; a second one ends it at once.
+
+    `stop_limit`: seconds after the first one when it ends at once, too; None leaves it all the time.
+    """
 
     service: str
     settings: Settings
+    stop_limit: float | None = WHOLE
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    health: Health = field(default_factory=Health)
+    asked_to_stop: bool = False
+    caught_starting: bool = False
 
     @property
     def instance(self) -> str:
@@ -112,13 +122,19 @@ def require_free_port(host: str, port: int) -> None:
         raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}; choose another host or port") from error
 
 
-def run_process(service: str, main: Callable[[Runtime], Awaitable[None]], settings: Settings | None = None) -> None:
+def run_process(
+    service: str,
+    main: Callable[[Runtime], Awaitable[None]],
+    settings: Settings | None = None,
+    *,
+    stop_limit: float | None = WHOLE,
+) -> None:
     """Run a process to its end, and exit: 0 after a stop, 2 for wrong input, 1 when a part it needs is not there."""
     try:
         settings = settings or read_settings()
         configure_logging(settings.log_level, style=settings.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(Runtime(service, settings), main))
+            runner.run(_run(Runtime(service, settings, stop_limit), main))
     except XmlPipelineError as error:
         for line in explain(error):
             print(f"{service}: {line}", file=sys.stderr)  # noqa: T201
@@ -136,18 +152,63 @@ def read_settings() -> Settings:
 
 async def _run(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, _stop, runtime, number)
     structlog.contextvars.bind_contextvars(instance=runtime.instance)
-    await main(runtime)
+    async with AsyncExitStack() as stack:
+        await _serve_ops(runtime, stack)
+        await _run_main(runtime, main)
     log.info("service_stopped", service=runtime.service)
 
 
+async def _serve_ops(runtime: Runtime, stack: AsyncExitStack) -> None:
+    settings = runtime.settings
+    if settings.ops_port is not None:
+        # Here, since who has no such port starts sooner without a web server.
+        from xml_pipeline.health.ops import ops_server
+
+        await stack.enter_async_context(ops_server(runtime.health, settings.ops_host, settings.ops_port))
+
+
+async def _run_main(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Run it to its end. A stop that comes while it starts cancels it: it has nothing in hand."""
+    running = asyncio.ensure_future(main(runtime))
+    stopped = asyncio.ensure_future(runtime.stop.wait())
+    try:
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if runtime.caught_starting:
+            running.cancel()
+        await asyncio.wait({running})
+    finally:
+        stopped.cancel()
+        running.cancel()
+    if not (runtime.caught_starting and _ended_early(running)):
+        running.result()
+
+
+def _ended_early(running: asyncio.Future[None]) -> bool:
+    """Whether it was cancelled, or found just then that something does not answer."""
+    return running.cancelled() or isinstance(running.exception(), Unavailable)
+
+
 def _stop(runtime: Runtime, number: signal.Signals) -> None:
-    if runtime.stop.is_set():
+    if runtime.asked_to_stop:
         os._exit(128 + number)
     log.info("service_stopping", service=runtime.service, signal=number.name)
+    runtime.asked_to_stop = True
+    runtime.caught_starting = runtime.health.phase is Phase.STARTING
+    if runtime.stop_limit is not None:
+        # A thread, since the event loop may hang, or be closed and wait for some other thread.
+        last = threading.Timer(runtime.stop_limit, _cut_short, (runtime.service, runtime.stop_limit))
+        last.daemon = True
+        last.start()
     runtime.stop.set()
+    runtime.health.stopping()
+
+
+def _cut_short(service: str, seconds: float) -> None:
+    log.warning("stop_cut_short", service=service, seconds=seconds)
+    os._exit(0)
 
 
 def _required(value: str | None, name: str, example: str) -> str:

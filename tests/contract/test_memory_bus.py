@@ -6,6 +6,7 @@ import pytest
 
 from tests.contract.bus_hub import MemoryHub
 from tests.contract.bus_outage_suite import BusOutageSuite
+from tests.contract.bus_stop_suite import BusStopSuite
 from tests.contract.bus_suite import BusSuite
 from xml_pipeline.message_bus.topology import Names
 
@@ -38,7 +39,7 @@ def outage(hub: MemoryHub) -> MemoryOutage:
     return MemoryOutage(hub)
 
 
-class TestMemoryBus(BusSuite):
+class TestMemoryBus(BusSuite, BusStopSuite):
     pass
 
 

@@ -65,6 +65,15 @@ def _get(up: Up, path: str) -> Any:
     return httpx.get(f"{up.url}/api/v1{path}", timeout=30.0).raise_for_status().json()
 
 
+def test_it_tells_of_all_four_services(file: Path) -> None:
+    with Up(file) as up:
+        up.wait_running()
+        alive, ready = (httpx.get(f"{up.url}{path}") for path in ("/livez", "/readyz"))
+        assert (alive.status_code, ready.status_code) == (httpx.codes.OK, httpx.codes.OK)
+        checks = [check["name"] for answer in (alive, ready) for check in answer.json()["checks"]]
+        assert {name.partition(".")[0] for name in checks} == {"gateway", "router", "usage", "agent-worker"}
+
+
 def test_goes_on_after_kill_9(file: Path) -> None:
     with Up(file) as up:
         up.wait_running()

@@ -19,7 +19,7 @@ from xml_pipeline.errors import Unavailable
 from xml_pipeline.message_bus.messages import EventFrame, Heartbeat
 from xml_pipeline.message_bus.port import Outgoing
 from xml_pipeline.message_bus.topology import Binding, Names
-from xml_pipeline.server.http_server import bind
+from xml_pipeline.quiet_server import bind
 from xml_pipeline.storage import organism_state
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.schema import migrate_database

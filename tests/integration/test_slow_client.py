@@ -13,8 +13,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.contract.looking import hello_pump
+from xml_pipeline.quiet_server import bind
 from xml_pipeline.server.app import create_app
-from xml_pipeline.server.http_server import HttpServer, bind
+from xml_pipeline.server.http_server import HttpServer
 from xml_pipeline.server.state import ServerState
 
 LIMIT = 30.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,12 +28,41 @@ class Service:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    ops_port: int
     port: int | None = None
 
     @property
     def url(self) -> str:
         """Where a gateway answers."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def ops_url(self) -> str:
+        """Where it says how it is; a gateway does so at `url`, too."""
+        return f"http://{HOST}:{self.ops_port}"
+
+    def says(self, path: str) -> httpx.Response | None:
+        """What it answers to /livez or /readyz; None when it does not, within a second."""
+        try:
+            return httpx.get(f"{self.ops_url}{path}", timeout=1.0)
+        except httpx.TransportError:
+            return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it says that it takes work."""
+        answer = self.says("/readyz")
+        return answer is not None and answer.is_success
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Until it takes work."""
+        wait_until(lambda: self.ready, timeout=timeout, what=f"{self.name} is ready; its log: {tail(self.log)}")
+
+    def terminate(self, timeout: float = 30.0) -> tuple[int, float]:
+        """Ask it to stop; its exit status and how many seconds it took."""
+        asked = time.monotonic()
+        self.process.terminate()
+        return self.process.wait(timeout), time.monotonic() - asked
 
     @property
     def alive(self) -> bool:
@@ -72,8 +102,9 @@ class Fleet:
         log = self.folder / f"{len(self.services)}-{name}.log"
         port = port or (free_port() if name == "gateway" else None)
         command = [*program, str(ROOT / "services" / name / "main.py")]
-        env = {**self._environment(port), **(environment or {})}
-        service = Service(name, spawn(command, env=env, cwd=self.folder, log=log), log, port)
+        ops_port = free_port()
+        env = {**self._environment(port, ops_port), **(environment or {})}
+        service = Service(name, spawn(command, env=env, cwd=self.folder, log=log), log, ops_port, port)
         self.services.append(service)
         return service
 
@@ -102,11 +133,12 @@ class Fleet:
         """The end of every service's log, for the message of a failed test."""
         return "\n".join(f"--- {service.log.name}\n{tail(service.log)}" for service in self.services)
 
-    def _environment(self, port: int | None) -> dict[str, str]:
+    def _environment(self, port: int | None, ops_port: int) -> dict[str, str]:
         own = {
             "ORGANISM_FILE": str(self.organism_file),
             "ORGANISM_AMQP_URL": self.amqp_url,
             "ORGANISM_DATABASE_URL": self.database_url,
+            "ORGANISM_OPS_PORT": str(ops_port),
         }
         if port is not None:
             own |= {"ORGANISM_HOST": HOST, "ORGANISM_PORT": str(port)}

@@ -77,11 +77,13 @@ class TestGatewayOutbox:
         outbox, body = Outbox(bus, NAMES), b"x" * size
         for _ in range(most + 50):
             outbox.inject("id", body)
+        running = asyncio.create_task(outbox.run())
         await outbox.flush()
         assert await bus.depth(NAMES.ingress) == most
         outbox.inject("id", body)
         await outbox.flush()
         assert await bus.depth(NAMES.ingress) == most + 1
+        running.cancel()
 
 
 async def test_what_a_worker_repeats_anyway_does_not_pile_up() -> None:

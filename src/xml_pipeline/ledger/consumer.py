@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from xml_pipeline.errors import DatabaseUnavailable, InvalidPayload
 from xml_pipeline.failpoints import failpoint
+from xml_pipeline.health.pulse import beat, rest
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.feed import frame
 from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
@@ -67,7 +68,7 @@ class Bookkeeper:
 
     async def consume(self, consumer: Consumer) -> None:
         """One batch: booked and acknowledged when this returns."""
-        deliveries = await consumer.batch(BATCH)
+        deliveries = await rest(consumer.batch(BATCH))
         self.busy = True
         try:
             await self._handle(deliveries)
@@ -188,6 +189,7 @@ def _first_line(error: Exception) -> str:
 
 
 async def _wait_for_database(error: DatabaseUnavailable, pause: float) -> float:
+    beat()
     log.warning("ledger_waits_for_database", error=str(error))
     await asyncio.sleep(pause)
     return min(2 * pause, _LONGEST_PAUSE)

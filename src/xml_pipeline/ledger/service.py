@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 
 import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable, InvalidOrganism
 from xml_pipeline.failpoints import arm_failpoints
+from xml_pipeline.health.health import Health
+from xml_pipeline.health.pulse import beat
+from xml_pipeline.health.watch import Watch
 from xml_pipeline.ledger.consumer import Bookkeeper, collect_rarely
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
 from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.organism.model import Organism
+from xml_pipeline.stopping import BOOKING, LAST_BATCH, cancel_all
 from xml_pipeline.storage import configuration
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger import any_hold_open
@@ -27,12 +30,12 @@ log = structlog.get_logger(__name__)
 
 PREFETCH = 8000
 _INTERVAL = 1.0
-# Calls that are under way when the whole organism stops are still settled, at most this long, in seconds.
-DRAIN_LIMIT = 8.0
 _QUIET = 0.2
 
 
-async def run_usage(bus: Bus, db: Database, organism: Organism, *, stop: asyncio.Event, instance: str) -> None:
+async def run_usage(
+    bus: Bus, db: Database, organism: Organism, *, stop: asyncio.Event, instance: str, health: Health | None = None
+) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
     Raises DatabaseUnavailable, SchemaOutdated and BrokerUnavailable at the start; afterwards it waits for what is gone.
@@ -44,12 +47,12 @@ async def run_usage(bus: Bus, db: Database, organism: Organism, *, stop: asyncio
     async with db.begin() as connection:
         version = (await configuration.publish(connection, organism)).version
         started_at = await database_time(connection)
-    service = _Usage(bus, db, organism, instance, version, started_at, stop)
+    service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health())
     await service.run()
 
 
 class _Usage:
-    """One instance: four loops, and what they share."""
+    """One instance: its loops, and what they share."""
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class _Usage:
         version: int,
         started_at: datetime,
         stop: asyncio.Event,
+        health: Health,
     ) -> None:
         self._bus = bus
         self._db = db
@@ -70,28 +74,38 @@ class _Usage:
         self._names = Names(organism.name)
         self._books = Bookkeeper(bus, db, organism)
         self._stop = stop
+        self._health = health
+        self._enough = asyncio.Event()
 
     async def run(self) -> None:
         consumer = await self._bus.consume(self._names.usage, prefetch=PREFETCH)
+        self._health.subscription("usage", lambda: consumer.healthy)
         log.info("usage_started", organism=self._organism.name, instance=self._instance)
         try:
             async with asyncio.TaskGroup() as group:
-                loops = [
-                    group.create_task(self._consume(consumer)),
-                    group.create_task(_each_second(self._heartbeat)),
-                    group.create_task(_each_second(self._sweep)),
-                    group.create_task(_each_second(self._watch)),
-                ]
+                loops = [group.create_task(loop) for loop in self._loops(consumer)]
+                self._health.started()
                 await self._stop.wait()
-                await self._drain()
-                for loop in loops:
-                    loop.cancel()
+                self._health.stopping()
+                idle = await self._drain(loops[0])
+                await cancel_all([idle, *loops], self._db.cut)
         finally:
             await consumer.close()
         log.info("usage_stopped", organism=self._organism.name, instance=self._instance)
 
+    def _loops(self, consumer: Consumer) -> Sequence[Coroutine[None, None, None]]:
+        """The one that takes work is the first."""
+        loop = self._health.loop
+        return (
+            loop("usage", lambda: self._consume(consumer)),
+            loop("heartbeat", lambda: _each_second(self._heartbeat)),
+            loop("sweep", lambda: _each_second(self._sweep)),
+            loop("watch", lambda: _each_second(self._watch)),
+            loop("health", Watch(self._health, lambda: self._bus.connected, self._db.ping).run),
+        )
+
     async def _consume(self, consumer: Consumer) -> None:
-        while True:
+        while not self._enough.is_set():
             await self._books.consume(consumer)
 
     async def _heartbeat(self) -> None:
@@ -125,11 +139,17 @@ class _Usage:
         self._books.configure(self._organism)
         log.info("configuration_changed", version=latest.version)
 
-    async def _drain(self) -> None:
-        """Go on until what has arrived is booked, and, where the whole organism stops, no call is under way."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_LIMIT):
-                await self._until_idle()
+    async def _drain(self, consuming: asyncio.Task[None]) -> asyncio.Future[None]:
+        """Go on until what has arrived is booked, and, where the whole organism stops, no call is under way.
+
+        What still arrives then is left to others; the batch in hand goes to its end.
+        """
+        idle = asyncio.ensure_future(self._until_idle())
+        await asyncio.wait({idle}, timeout=BOOKING)
+        self._enough.set()
+        if self._books.busy:
+            await asyncio.wait({consuming}, timeout=LAST_BATCH)
+        return idle
 
     async def _until_idle(self) -> None:
         while True:
@@ -150,6 +170,7 @@ class _Usage:
 
 async def _each_second(step: Callable[[], Awaitable[None]]) -> None:
     while True:
+        beat()
         try:
             await step()
         except DatabaseUnavailable as error:

@@ -142,8 +142,9 @@ class MemoryBus:
             return
         self._broker.state.declare(self._topology)
         for consumer in self._consumers:
-            self._attach(consumer)
-            self._bind(consumer)
+            if not consumer.ended:
+                self._attach(consumer)
+                self._bind(consumer)
 
     def _publish(self, message: Outgoing) -> Published:
         if not is_publishable(message):
@@ -177,7 +178,7 @@ class MemoryBus:
 
     def _attach(self, consumer: MemoryConsumer) -> None:
         state = self._broker.state
-        if consumer.healthy:
+        if consumer.attached:
             return
         if consumer.queue_name is not None:
             if consumer.queue_name in state.queues:
@@ -216,12 +217,13 @@ class MemoryConsumer:
         self._held: dict[int, Stored] = {}
         self._arrived: deque[Incoming] = deque()
         self._wake = asyncio.Event()
+        self.ended = False
         self._closed = False
 
     async def batch(self, limit: int) -> Sequence[Incoming]:
         """Wait for at least one delivery, then return all that have arrived, at most `limit`."""
         while not self._arrived:
-            if self._closed:
+            if self.ended:
                 raise BrokerUnavailable("this consumer is closed")
             self._wake.clear()
             await self._wake.wait()
@@ -250,6 +252,11 @@ class MemoryConsumer:
     @property
     def healthy(self) -> bool:
         """Whether the broker delivers to this consumer now."""
+        return self.attached and not self.ended
+
+    @property
+    def attached(self) -> bool:
+        """Whether it has a queue on the broker."""
         return self._attached is not None
 
     @property
@@ -257,14 +264,29 @@ class MemoryConsumer:
         """The name of the queue."""
         return self._reply_address
 
+    async def stop(self) -> None:
+        """Take no more: what has arrived and no batch has taken goes back now; what was taken can still be acked."""
+        if self.ended:
+            return
+        self.ended = True
+        self._wake.set()
+        arrived = list(self._arrived)
+        self._arrived.clear()
+        if self._attached is None:
+            return
+        queue = self._attached[1]
+        if self in queue.readers:
+            queue.readers.remove(self)
+        if self.queue_name is not None:
+            queue.give_back(self._take(arrived))
+
     async def close(self) -> None:
         """Stop consuming; what was not acked goes back to the queue."""
         if self._closed:
             return
+        await self.stop()
         self._closed = True
         self.detach()
-        self._arrived.clear()
-        self._wake.set()
         self._on_close(self)
 
     @property

@@ -73,6 +73,10 @@ class Consumer(Protocol):
         """The name of the queue, to be used as `reply_to`; changes when a queue of one's own is made again."""
         ...
 
+    async def stop(self) -> None:
+        """Take no more: what has arrived and no batch has taken goes back now; what was taken can still be acked."""
+        ...
+
     async def close(self) -> None:
         """Stop consuming; what was not acked goes back to the queue."""
         ...
@@ -113,5 +117,5 @@ class Bus(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close all connections; idempotent."""
+        """Close all connections; idempotent. Acks that were said before are with the broker, if it answers."""
         ...

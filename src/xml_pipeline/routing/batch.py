@@ -14,6 +14,7 @@ import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.failpoints import failpoint
+from xml_pipeline.health.pulse import beat
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.items import Inject, Item, Junk, TurnReport
 from xml_pipeline.routing.transaction import BatchConflict, Routed, Undecidable, route
@@ -100,6 +101,7 @@ class Batches:
             try:
                 return await self._transaction(items)
             except DatabaseUnavailable as error:
+                beat()
                 log.warning("batch_held", items=len(items), reason=str(error), wait=wait)
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_WAIT, wait * 2)

@@ -9,6 +9,7 @@ import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.failpoints import failpoint
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.port import Consumer, Incoming
 from xml_pipeline.routing.items import Item
 from xml_pipeline.routing.pipeline import Pipeline
@@ -54,7 +55,7 @@ class Ingress:
         try:
             while True:
                 quiet = QUIET if self._pipeline.batches.has_unnoted else None
-                done, _ = await asyncio.wait({batch, stopped}, timeout=quiet, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await rest(asyncio.wait({batch, stopped}, timeout=quiet, return_when=asyncio.FIRST_COMPLETED))
                 if done:
                     return batch.result() if batch in done else ()
                 await self._note_sent()

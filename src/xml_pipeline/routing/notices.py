@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import structlog
 from pydantic import ValidationError
 
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.messages import ControlHint, Heartbeat
 from xml_pipeline.message_bus.port import Consumer, Incoming
 from xml_pipeline.message_bus.topology import Binding, Names
@@ -25,7 +26,7 @@ def notice_bindings(names: Names) -> Sequence[Binding]:
 async def listen(consumer: Consumer, names: Names, workers: LiveWorkers, wakes: Sequence[asyncio.Event]) -> None:
     """Remember heartbeats; a hint sets all `wakes`, whatever it says: the rows tell the rest."""
     while True:
-        for notice in await consumer.batch(1000):
+        for notice in await rest(consumer.batch(1000)):
             try:
                 _hear(notice, names, workers, wakes)
             except ValidationError:

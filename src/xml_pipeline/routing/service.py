@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.failpoints import arm_failpoints
+from xml_pipeline.health.health import Health
+from xml_pipeline.health.pulse import beat
+from xml_pipeline.health.watch import Watch as HealthWatch
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import organism_topology
@@ -25,6 +28,7 @@ from xml_pipeline.routing.pipeline import Pipeline
 from xml_pipeline.routing.sweep import Sweep
 from xml_pipeline.routing.watch import Watch
 from xml_pipeline.routing.workers import LiveWorkers
+from xml_pipeline.stopping import ROUTING, cancel_all
 from xml_pipeline.storage import configuration, organism_state
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.schema import require_current_schema
@@ -32,13 +36,13 @@ from xml_pipeline.storage.schema import require_current_schema
 log = structlog.get_logger(__name__)
 
 INTERVAL = 1.0
-# Seconds that a batch in hand may take to its end once it is time to stop.
-GRACE = 10.0
 
 Loop = Coroutine[None, None, None]
 
 
-async def run_router(bus: Bus, db: Database, organism: Organism, *, stop: asyncio.Event, instance: str) -> None:
+async def run_router(
+    bus: Bus, db: Database, organism: Organism, *, stop: asyncio.Event, instance: str, health: Health | None = None
+) -> None:
     """Route until `stop` is set or the organism is asked to stop; the batch in hand is finished first.
 
     Raises DatabaseUnavailable, BrokerUnavailable and SchemaOutdated at the start; afterwards it waits for what is gone.
@@ -53,7 +57,7 @@ async def run_router(bus: Bus, db: Database, organism: Organism, *, stop: asynci
     watch = Watch(bus, db, current, started_at, stop)
     async with _consumers(bus, current) as (ingress, dead, notices):
         log.info("router_started", instance=instance, organism=organism.name, version=version)
-        await _run(bus, db, current, watch, (ingress, dead, notices), stop, instance)
+        await _run(bus, db, current, watch, (ingress, dead, notices), stop, instance, health or Health())
     log.info("router_stopped", instance=instance)
 
 
@@ -65,6 +69,7 @@ async def _run(
     consumers: tuple[Consumer, Consumer, Consumer],
     stop: asyncio.Event,
     instance: str,
+    health: Health,
 ) -> None:
     ingress, dead, notices = consumers
     workers = LiveWorkers(time.monotonic())
@@ -73,16 +78,28 @@ async def _run(
     sweep = Sweep(bus, db, current, pipeline, workers)
     intake = Intake(current)
     draining = (
-        Ingress(ingress, intake.ingress, pipeline, stop).run(),
-        Ingress(dead, intake.dead, pipeline, stop).run(),
+        health.loop("ingress", Ingress(ingress, intake.ingress, pipeline, stop).run),
+        health.loop("dead", Ingress(dead, intake.dead, pipeline, stop).run),
+        health.loop("sweep", lambda: _each_second(sweep.round, sweep_now, stop)),
     )
     background = (
-        listen(notices, current.configured.names, workers, (look_now, sweep_now)),
-        _each_second(watch.look, look_now),
-        _each_second(sweep.round, sweep_now),
-        _each_second(lambda: _beat(bus, current, instance)),
+        health.loop("notices", lambda: listen(notices, current.configured.names, workers, (look_now, sweep_now))),
+        health.loop("watch", lambda: _each_second(watch.look, look_now)),
+        health.loop("heartbeat", lambda: _each_second(lambda: _beat(bus, current, instance))),
+        health.loop("health", HealthWatch(health, lambda: bus.connected, db.ping).run),
     )
-    await _until_drained(draining, background, stop)
+    for name, consumer in zip(("ingress", "dead", "notices"), consumers, strict=True):
+        health.subscription(name, _healthy(consumer))
+    health.started()
+
+    async def finish(taking: Collection[asyncio.Future[None]]) -> None:
+        """What is in hand goes to its end, and what the broker has confirmed is written down: nobody sends it again."""
+        health.stopping()
+        sweep_now.set()
+        await asyncio.wait(taking)
+        await _turn(pipeline.note_sent)
+
+    await _until_drained(draining, background, stop, finish, db.cut)
 
 
 @asynccontextmanager
@@ -95,27 +112,38 @@ async def _consumers(bus: Bus, current: Current) -> AsyncIterator[tuple[Consumer
         opened.append(await bus.subscribe(notice_bindings(names)))
         yield opened[0], opened[1], opened[2]
     finally:
-        for consumer in opened:
-            await consumer.close()
+        await asyncio.gather(*(consumer.close() for consumer in opened))
 
 
-async def _each_second(action: Callable[[], Awaitable[None]], wake: asyncio.Event | None = None) -> None:
-    """Repeat for ever, sooner when woken. A database that is gone, or was quicker elsewhere, is waited for."""
-    wake = wake or asyncio.Event()
-    while True:
-        try:
-            await action()
-        except DatabaseUnavailable as error:
-            log.warning("database_unavailable", reason=str(error))
-        except Exception as error:
-            if not passes_again(error):
-                raise
-            log.info("round_again", reason=str(error))
+def _healthy(consumer: Consumer) -> Callable[[], bool]:
+    return lambda: consumer.healthy
+
+
+async def _each_second(
+    action: Callable[[], Awaitable[None]], wake: asyncio.Event | None = None, stop: asyncio.Event | None = None
+) -> None:
+    """Repeat until `stop` is set, sooner when woken."""
+    wake, stop = wake or asyncio.Event(), stop or asyncio.Event()
+    while not stop.is_set():
+        beat()
+        await _turn(action)
         # Not asyncio.wait_for, which loses a cancellation on Python 3.11 when it comes with the wake-up.
         with suppress(TimeoutError):
             async with asyncio.timeout(INTERVAL):
                 await wake.wait()
         wake.clear()
+
+
+async def _turn(action: Callable[[], Awaitable[None]]) -> None:
+    """A database that is gone, or was quicker elsewhere, is waited for: what was not done is done in the next turn."""
+    try:
+        await action()
+    except DatabaseUnavailable as error:
+        log.warning("database_unavailable", reason=str(error))
+    except Exception as error:
+        if not passes_again(error):
+            raise
+        log.info("round_again", reason=str(error))
 
 
 async def _beat(bus: Bus, current: Current, instance: str) -> None:
@@ -125,19 +153,24 @@ async def _beat(bus: Bus, current: Current, instance: str) -> None:
     await bus.publish([Outgoing(now.names.events, "heartbeat.router", body, persistent=False)], timeout=INTERVAL)
 
 
-async def _until_drained(draining: tuple[Loop, ...], background: tuple[Loop, ...], stop: asyncio.Event) -> None:
+async def _until_drained(
+    draining: tuple[Loop, ...],
+    background: tuple[Loop, ...],
+    stop: asyncio.Event,
+    finish: Callable[[Collection[asyncio.Future[None]]], Loop],
+    cut: Callable[[], None],
+) -> None:
     """Run all; end when the draining ones have ended. Whatever fails ends everything and is raised."""
-    taking = {asyncio.ensure_future(loop) for loop in draining}
-    others = {asyncio.ensure_future(loop) for loop in background}
+    taking = [asyncio.ensure_future(loop) for loop in draining]
+    tasks = [*taking, *map(asyncio.ensure_future, background)]
     stopped = asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({*taking, *others, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
-            await asyncio.wait(taking, timeout=GRACE)
+            tasks.append(asyncio.ensure_future(finish(taking)))
+            await asyncio.wait(tasks[-1:], timeout=ROUTING)
     finally:
-        for task in (*taking, *others, stopped):
-            task.cancel()
-        results = await asyncio.gather(*taking, *others, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+        await cancel_all([*tasks, stopped], cut)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()

@@ -103,6 +103,8 @@ class Sweep:
         return lost
 
     async def _drained(self, listener: str) -> bool:
+        if not self._bus.connected:
+            return False
         depth = await self._bus.depth(self._current.configured.names.agent(listener))
         if depth is None and self._bus.connected:
             await declare_again(self._bus, self._current.configured)

@@ -71,7 +71,7 @@ class ProblemRoute(APIRoute):
 
 
 def create_router(state: ServerState | OrganismView) -> APIRouter:
-    """Every REST route of the contract, `/health` and all under `/api/v1`, for a state or any other view.
+    """Every REST route of the contract, `/health` and all under `/api/v1`, and `/livez` and `/readyz`, for any view.
 
     An app may include it as it is or under `/api/v1`: the paths are the same.
     """
@@ -80,6 +80,7 @@ def create_router(state: ServerState | OrganismView) -> APIRouter:
     # Routes are tried in this order: what is asked most comes first.
     _message_routes(router, view)
     _thread_routes(router, view)
+    _health_routes(router, view)
     _organism_routes(router, view)
     _agent_routes(router, view)
     _agent_steering(router, view)
@@ -89,7 +90,7 @@ def create_router(state: ServerState | OrganismView) -> APIRouter:
     return router
 
 
-def _organism_routes(router: APIRouter, view: OrganismView) -> None:
+def _health_routes(router: APIRouter, view: OrganismView) -> None:
     @router.get("/health", tags=["organism"])
     async def health(response: Response) -> models.HealthInfo:
         told = await view.health()
@@ -98,6 +99,18 @@ def _organism_routes(router: APIRouter, view: OrganismView) -> None:
             response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         return told
 
+    @router.get("/livez", tags=["organism"])
+    async def livez() -> models.HealthReport:
+        """Whether this process makes progress. One that does not is helped by a restart."""
+        return _if_ok(await view.alive(), "not-alive")
+
+    @router.get("/readyz", tags=["organism"])
+    async def readyz() -> models.HealthReport:
+        """Whether this process serves requests now. One that does not is to get none."""
+        return _if_ok(await view.ready(), "not-ready")
+
+
+def _organism_routes(router: APIRouter, view: OrganismView) -> None:
     @router.get(f"{PREFIX}/organism", tags=["organism"])
     async def organism() -> models.OrganismInfo:
         return await view.organism()
@@ -114,6 +127,15 @@ def _organism_routes(router: APIRouter, view: OrganismView) -> None:
     @router.post(f"{PREFIX}/organism/reload", tags=["organism"])
     async def reload() -> models.ReloadAnswer:
         return await view.reload()
+
+
+def _if_ok(report: models.HealthReport, code: str) -> models.HealthReport:
+    if report.ok:
+        return report
+    failed = ", ".join(f"{check.name} {check.state}" for check in report.checks if not check.ok)
+    members = report.model_dump(by_alias=True)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    raise Problem(503, code, failed or report.phase, headers=headers, members=members)
 
 
 def _agent_routes(router: APIRouter, view: OrganismView) -> None:

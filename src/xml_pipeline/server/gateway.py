@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,19 +12,25 @@ import structlog
 
 from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.failpoints import arm_failpoints
+from xml_pipeline.health.health import Health
+from xml_pipeline.health.pulse import beat
+from xml_pipeline.health.watch import Watch
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
 from xml_pipeline.organism.model import Organism
+from xml_pipeline.quiet_server import bind
 from xml_pipeline.server.app import create_app
 from xml_pipeline.server.feed import Hub
-from xml_pipeline.server.http_server import HttpServer, bind
+from xml_pipeline.server.http_server import HttpServer
+from xml_pipeline.server.last_answers import LastAnswers
 from xml_pipeline.server.live.catch_up import CatchUp
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.feed import LiveFeed
 from xml_pipeline.server.live.limits import ANSWER_WITHIN
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.view import LiveView
+from xml_pipeline.stopping import PUBLISHING, SILENCE, cancel_all
 from xml_pipeline.storage import configuration
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import database_time, read_state
@@ -32,7 +38,6 @@ from xml_pipeline.storage.organism_state import database_time, read_state
 log = structlog.get_logger(__name__)
 
 _INTERVAL = 1.0
-_FLUSH_LIMIT = 5.0
 
 
 async def run_gateway(
@@ -45,30 +50,35 @@ async def run_gateway(
     host: str,
     port: int,
     on_listening: Callable[[int], None] | None = None,
+    health: Health | None = None,
+    whole: Health | None = None,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
-    Port 0 takes a free one; `on_listening` is told the port once requests are taken. Raises Unavailable at the start,
-    BrokerUnavailable and DatabaseUnavailable among them; afterwards it answers as well as what is left allows.
+    `/livez` and `/readyz` tell of `whole` where `health` is only a part of it. Port 0 takes a free one; `on_listening`
+    is told the port once requests are taken. Raises Unavailable at the start, BrokerUnavailable and
+    DatabaseUnavailable among them; afterwards it answers as well as what is left allows.
     """
     arm_failpoints()
     await bus.declare(organism_topology(organism.name, organism.listeners))
-    gateway = await _prepare(bus, db, organism, instance)
+    health = health or Health()
+    gateway = await _prepare(bus, db, organism, instance, health, whole or health)
     listening = bind(host, port)
     bound: int = listening.getsockname()[1]
     limit = organism.limits.max_envelope_bytes
-    server = HttpServer(create_app(view=gateway.view, max_body_bytes=limit), listening, max_message_bytes=limit)
+    requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit))
+    server = HttpServer(requests, listening, max_message_bytes=limit)
 
     def started() -> None:
         log.info("gateway.listening", organism=organism.name, instance=instance, host=host, port=bound)
         if on_listening is not None:
             on_listening(bound)
 
-    await gateway.run(server, stop, started)
+    await gateway.run(server, requests, stop, started)
     log.info("gateway.stopped", organism=organism.name, instance=instance)
 
 
-async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str) -> _Gateway:
+async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health) -> _Gateway:
     async with db.begin() as connection:
         published = await configuration.publish(connection, organism)
         started_at = await database_time(connection)
@@ -78,8 +88,8 @@ async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str) ->
     hub, outbox, poke = Hub(), Outbox(bus, names), asyncio.Event()
     feed = LiveFeed(names, current, hub, poke.set)
     await feed.open(bus)
-    view = LiveView(bus, db, current, feed, hub, outbox, started_at)
-    return _Gateway(bus, db, view, feed, outbox, CatchUp(db, current, feed, hub), poke, started_at, instance)
+    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told)
+    return _Gateway(bus, db, view, feed, outbox, CatchUp(db, current, feed, hub), poke, started_at, instance, health)
 
 
 @dataclass
@@ -95,39 +105,56 @@ class _Gateway:
     poke: asyncio.Event
     started_at: datetime
     instance: str
+    health: Health
 
     def __post_init__(self) -> None:
         self._organism_stops = asyncio.Event()
 
-    async def run(self, server: HttpServer, stop: asyncio.Event, started: Callable[[], None]) -> None:
+    async def run(
+        self, server: HttpServer, requests: LastAnswers, stop: asyncio.Event, started: Callable[[], None]
+    ) -> None:
         """Serve until one of the two asks to stop; requests under way are answered, what they accepted is published."""
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())
-            loops = [
-                group.create_task(loop)
-                for loop in (
-                    self.view.injector.run(),
-                    self.outbox.run(),
-                    self.feed.run(),
-                    _each_second(self._heartbeat),
-                    _each_second(self._watch, self.poke),
-                    _each_second(self.catch_up.step),
-                )
-            ]
+            loops = [group.create_task(loop) for loop in self._loops()]
             await server.wait_started()
+            self.health.started()
             started()
             await _first_of(stop.wait(), self._organism_stops.wait(), asyncio.shield(serving))
+            self.health.stopping()
             server.stop()
-            await serving
+            await self._answered(serving, requests)
             await self._end(loops)
 
+    def _loops(self) -> Sequence[Coroutine[None, None, None]]:
+        loop = self.health.loop
+        # Without the broker, injects are still accepted: it is told of, and not needed.
+        watch = Watch(self.health, lambda: self.bus.connected, self.db.ping, broker_needed=False)
+        self.health.subscription("feed", lambda: self.feed.healthy, needed=False)
+        return (
+            loop("injects", self.view.injector.run),
+            loop("outbox", self.outbox.run),
+            loop("feed", self.feed.run),
+            loop("heartbeat", lambda: _each_second(self._heartbeat)),
+            loop("watch", lambda: _each_second(self._watch, self.poke)),
+            loop("catch-up", lambda: _each_second(self.catch_up.step)),
+            loop("health", watch.run),
+        )
+
+    async def _answered(self, serving: asyncio.Task[None], requests: LastAnswers) -> None:
+        """Nobody waits any longer for what may come back, and soon for nothing at all."""
+        self.feed.give_up_waiting()
+        done, _ = await asyncio.wait({serving}, timeout=SILENCE)
+        if not done:
+            requests.give_up()
+            self.db.cut()  # who is in the middle of a statement would wait for the database once more
+        await serving
+
     async def _end(self, loops: list[asyncio.Task[None]]) -> None:
-        for loop in loops:
-            loop.cancel()
-        await asyncio.wait(loops)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH_LIMIT):
+            async with asyncio.timeout(PUBLISHING):
                 await self.outbox.flush()
+        await cancel_all(loops, self.db.cut)
         await self.feed.close()
 
     async def _heartbeat(self) -> None:
@@ -148,6 +175,7 @@ async def _each_second(step: Callable[[], Awaitable[None]], poke: asyncio.Event 
     """Every second, and at once when poked."""
     poke = poke or asyncio.Event()
     while True:
+        beat()
         poke.clear()
         try:
             await step()

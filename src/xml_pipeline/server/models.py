@@ -141,6 +141,23 @@ class HealthInfo(ApiModel):
     database: str | None = None
 
 
+class HealthCheck(ApiModel):
+    """One check; `age`: seconds since the loop turned, or since the state is what it is."""
+
+    name: str
+    ok: bool
+    state: str
+    age: float
+
+
+class HealthReport(ApiModel):
+    """Whether a process is alive or ready, and why; `phase` is starting, running or stopping."""
+
+    ok: bool = True
+    phase: str = "running"
+    checks: list[HealthCheck] = Field(default_factory=list)
+
+
 class AgentList(ApiModel):
     """All listeners."""
 

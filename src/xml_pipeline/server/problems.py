@@ -42,15 +42,19 @@ class Problem(HTTPException):
         *,
         faults: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
+        """`members` are told beside those of every problem."""
         super().__init__(status, detail, dict(headers) if headers else None)
         self.code = code
         self.faults = tuple(faults)
+        self.members = dict(members or {})
 
 
 def problem_response(problem: Problem) -> JSONResponse:
     """The answer that tells of a problem."""
     body: dict[str, Any] = {
+        **problem.members,
         "type": f"urn:xml-pipeline:problem:{problem.code}",
         "title": HTTPStatus(problem.status_code).phrase,
         "status": problem.status_code,

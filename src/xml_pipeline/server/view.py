@@ -124,6 +124,14 @@ class OrganismView(Protocol):
         """Answers even when everything behind the gateway is gone."""
         ...
 
+    async def alive(self) -> models.HealthReport:
+        """Whether the process makes progress, whatever it waits for; asks nobody."""
+        ...
+
+    async def ready(self) -> models.HealthReport:
+        """Whether it serves requests now; asks nobody."""
+        ...
+
     async def organism(self) -> models.OrganismInfo:
         """The organism as a whole."""
         ...

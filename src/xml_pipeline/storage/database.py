@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from xml_pipeline.errors import DatabaseUnavailable
+from xml_pipeline.stopping import DATABASE
 from xml_pipeline.storage.dsn import Dsn, parse_dsn
 
 CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 30.0
-_CLOSE_TIMEOUT = 5.0
 # A client that was suspended inside a transaction holds its row locks: the server ends its session.
 _IDLE_IN_TRANSACTION = "8s"
 _SETTINGS = {
@@ -40,14 +41,18 @@ _FAILURES = (
 # (57), that cannot read or write its files (58), that takes no writes for now (25006), that ended a transaction for its
 # age (25P03, 25P04).
 _UNAVAILABLE = ("08", "28", "3D", "53", "57", "58", "25006", "25P03", "25P04")
+_Sessions = WeakSet["asyncpg.Connection[Any]"]
 
 
 class Database:
     """A pool of connections. Every failure to reach the server is DatabaseUnavailable; the next use connects again."""
 
-    def __init__(self, engine: AsyncEngine, dsn: Dsn, *, transaction_timeout: float | None = None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, dsn: Dsn, sessions: _Sessions, *, transaction_timeout: float | None = None
+    ) -> None:
         self._engine = engine
         self._dsn = dsn
+        self._sessions = sessions
         self._transaction_timeout = transaction_timeout
 
     @classmethod
@@ -66,19 +71,20 @@ class Database:
         Raises InvalidInput for a URL that cannot be read.
         """
         dsn = parse_dsn(url)
+        sessions: _Sessions = WeakSet()
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=_creator(dsn, application_name, connect_timeout, command_timeout),
+            async_creator=_creator(dsn, application_name, connect_timeout, command_timeout, sessions),
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_timeout=connect_timeout,
             pool_pre_ping=True,
         )
-        return cls(engine, dsn)
+        return cls(engine, dsn, sessions)
 
     def within(self, seconds: float) -> Database:
         """The same pool, for those who cannot wait: a transaction that takes longer in all is given up."""
-        return Database(self._engine, self._dsn, transaction_timeout=seconds)
+        return Database(self._engine, self._dsn, self._sessions, transaction_timeout=seconds)
 
     @property
     def place(self) -> str:
@@ -105,19 +111,33 @@ class Database:
         async with self.begin() as connection:
             await connection.execute(text("select 1"))
 
+    def cut(self) -> None:
+        """Cut all connections: what waits for an answer fails with DatabaseUnavailable now."""
+        for session in tuple(self._sessions):
+            session.terminate()
+
     async def close(self) -> None:
-        """Close all connections; idempotent. A server that does not answer is left without a word."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await self._engine.dispose()
+        """Close all connections, with a goodbye to a server that answers; idempotent."""
+        closing = asyncio.ensure_future(self._engine.dispose())
+        try:
+            done, _ = await asyncio.wait({closing}, timeout=DATABASE)
+            if not done:
+                self.cut()
+            await closing
+        finally:
+            closing.cancel()
 
 
 def _creator(
-    dsn: Dsn, application_name: str, connect_timeout: float, command_timeout: float | None
+    dsn: Dsn,
+    application_name: str,
+    connect_timeout: float,
+    command_timeout: float | None,
+    sessions: _Sessions,
 ) -> Callable[[], Awaitable[asyncpg.Connection[Any]]]:
     async def connect() -> asyncpg.Connection[Any]:
         settings = {**_SETTINGS, "application_name": application_name, **dsn.settings}
-        return await asyncpg.connect(
+        session = await asyncpg.connect(
             host=dsn.host,
             port=dsn.port,
             user=dsn.user,
@@ -128,6 +148,8 @@ def _creator(
             command_timeout=command_timeout,
             server_settings=settings,
         )
+        sessions.add(session)
+        return session
 
     return connect
 

@@ -12,6 +12,7 @@ from xml_pipeline.envelope.codec import MAX_TURN_BYTES, decode_assignment, encod
 from xml_pipeline.envelope.model import Outcome, Turn
 from xml_pipeline.errors import InvalidXml
 from xml_pipeline.failpoints import failpoint
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.port import Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
 from xml_pipeline.worker.jobs import Delivery, Job, Jobs
@@ -79,12 +80,25 @@ class Desk:
     async def run_acks(self) -> None:
         """Ack in batches, until cancelled."""
         while True:
-            await self._ack_wanted.wait()
+            await rest(self._ack_wanted.wait())
             self._ack_wanted.clear()
-            self._acking, self._to_ack = self._to_ack, []
-            failpoint("worker.before-ack")
-            await _ack(self._acking)
-            self._acking = []
+            await self.ack_confirmed()
+
+    async def ack_confirmed(self) -> None:
+        """Ack what is to be acked now."""
+        if not self._to_ack:
+            return
+        self._acking, self._to_ack = self._to_ack, []
+        failpoint("worker.before-ack")
+        await _ack(self._acking)
+        self._acking = []
+
+    async def give_back_waiting(self) -> None:
+        """Give back to the broker what no child runs, and start no children for it."""
+        for job in self.pool.take_waiting():
+            self._jobs.drop(job)
+            for delivery in job.deliveries:
+                await delivery.consumer.reject([delivery.incoming], requeue=True)
 
     # Of the pool
 

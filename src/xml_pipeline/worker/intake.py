@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from xml_pipeline.health.health import Health
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming
 from xml_pipeline.message_bus.topology import Names
 from xml_pipeline.worker.tasks import end_tasks
@@ -25,10 +27,13 @@ class _Subscription:
 class Intake:
     """One consumer for each listener. `accept` is told of each delivery, and says whether it could be understood."""
 
-    def __init__(self, bus: Bus, names: Names, accept: Callable[[str, Consumer, Incoming], bool]) -> None:
+    def __init__(
+        self, bus: Bus, names: Names, accept: Callable[[str, Consumer, Incoming], bool], health: Health
+    ) -> None:
         self._bus = bus
         self._names = names
         self._accept = accept
+        self._health = health
         self._subscriptions: dict[str, _Subscription] = {}
         self._stopped = False
 
@@ -46,11 +51,13 @@ class Intake:
         """The listeners whose queue is known to deliver."""
         return tuple(name for name, one in self._subscriptions.items() if one.consumer.healthy and not one.task.done())
 
-    def stop(self) -> None:
-        """Take nothing more; what was taken can still be acked."""
+    async def stop(self) -> None:
+        """Take nothing more, and give back what was not taken; what was taken can still be acked."""
         self._stopped = True
-        for subscription in self._subscriptions.values():
+        subscriptions = tuple(self._subscriptions.values())
+        for subscription in subscriptions:
             subscription.task.cancel()
+        await asyncio.gather(*(subscription.consumer.stop() for subscription in subscriptions))
 
     async def release(self, keep: Collection[str]) -> None:
         """Give back what was not acked, except of the listeners in `keep`."""
@@ -58,13 +65,14 @@ class Intake:
 
     async def _begin(self, name: str, prefetch: int) -> None:
         consumer = await self._bus.consume(self._names.agent(name), prefetch=prefetch)
-        task = asyncio.get_running_loop().create_task(self._take(name, consumer, prefetch))
+        taking = self._health.loop(f"take {name}", lambda: self._take(name, consumer, prefetch))
+        task = asyncio.get_running_loop().create_task(taking)
         task.add_done_callback(_tell_failure)
         self._subscriptions[name] = _Subscription(consumer, task, prefetch)
 
     async def _take(self, name: str, consumer: Consumer, prefetch: int) -> None:
         while not self._stopped:
-            batch = await consumer.batch(prefetch)
+            batch = await rest(consumer.batch(prefetch))
             refused = [incoming for incoming in batch if not self._accept(name, consumer, incoming)]
             if refused:
                 await consumer.reject(refused, requeue=False)

@@ -81,6 +81,10 @@ class Jobs:
         while len(self._turns) > _MOST_REMEMBERED or self._bytes > _MOST_BYTES:
             self._forget(next(iter(self._turns)))
 
+    def drop(self, job: Job) -> None:
+        """Somebody else will do it."""
+        self._open.pop(job.key, None)
+
     def _forget(self, key: JobKey) -> None:
         turn = self._turns.pop(key, None)
         if turn is not None:

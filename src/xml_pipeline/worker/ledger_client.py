@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
@@ -38,8 +39,13 @@ class LedgerClient:
     async def run(self) -> None:
         """Receive replies, until cancelled."""
         while self._replies is not None:
-            for delivery in await self._replies.batch(_MOST_REPLIES):
+            for delivery in await rest(self._replies.batch(_MOST_REPLIES)):
                 self._receive(delivery)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether replies are known to come."""
+        return self._replies is not None and self._replies.healthy
 
     async def close(self) -> None:
         """Stop receiving."""

@@ -11,6 +11,7 @@ import structlog
 
 from xml_pipeline.errors import BrokerUnavailable
 from xml_pipeline.failpoints import failpoint
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.message_bus.topology import Topology
 
@@ -57,7 +58,7 @@ class Outbox:
         """Publish, until cancelled."""
         wait = _FIRST_WAIT
         while True:
-            await self._wake.wait()
+            await rest(self._wake.wait())
             failed = await self._publish_some()
             if failed:
                 await asyncio.sleep(wait)

@@ -13,6 +13,8 @@ import structlog
 
 from xml_pipeline.envelope.model import Outcome
 from xml_pipeline.errors import XmlPipelineError
+from xml_pipeline.health.pulse import beat
+from xml_pipeline.stopping import CHILDREN
 from xml_pipeline.worker.blame import DEATHS_UNTIL_ALONE, Verdict, blame
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.member import Member, State, make_member
@@ -110,6 +112,14 @@ class Pool:
                 queue.remove(job)
                 self._events.finished(job, _KILLED)
 
+    def take_waiting(self) -> list[Job]:
+        """The jobs that no child runs: they are not run here any more. No more children are started."""
+        self._closing = True
+        waiting = [*self._waiting, *self._suspects]
+        self._waiting.clear()
+        self._suspects.clear()
+        return waiting
+
     @property
     def ready(self) -> bool:
         """Whether some child can take a run."""
@@ -125,6 +135,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         last = loop.time()
         while True:
+            beat()
             await asyncio.sleep(TICK)
             now = loop.time()
             # A worker that was itself stopped must not take its own absence for theirs.
@@ -136,6 +147,8 @@ class Pool:
         self._closing = True
         members = tuple(self._members)
         for member in members:
+            if member.state is State.STARTING:
+                member.process.kill()  # it imports an organism, and would see the end of its connection after that
             member.state = State.GONE
             member.process.disconnect()
         await end_tasks(tuple(self._tasks))
@@ -351,7 +364,7 @@ class Pool:
 
 
 async def _reap(member: Member) -> None:
-    if not await member.process.wait(_EXIT_LIMIT):
+    if not await member.process.wait(CHILDREN):
         member.process.kill()
         await member.process.wait(_EXIT_LIMIT)
     member.process.close()

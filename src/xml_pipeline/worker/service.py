@@ -10,10 +10,14 @@ from pydantic import ValidationError
 
 from xml_pipeline.errors import BrokerUnavailable
 from xml_pipeline.failpoints import arm_failpoints
+from xml_pipeline.health.health import Health
+from xml_pipeline.health.pulse import beat, rest
+from xml_pipeline.health.watch import Watch
 from xml_pipeline.message_bus.messages import ControlHint, Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Binding, Names, Topology, organism_topology
 from xml_pipeline.organism.model import Organism
+from xml_pipeline.stopping import LAST_TURNS
 from xml_pipeline.worker.desk import Desk
 from xml_pipeline.worker.intake import Intake
 from xml_pipeline.worker.ledger_client import LedgerClient
@@ -30,6 +34,8 @@ log = structlog.get_logger(__name__)
 _HEARTBEAT = 1.0
 _LOOK_WHILE_DRAINING = 0.05
 _MOST_HINTS = 100
+# A reload starts new children, which may import a lot.
+_RELOAD_LIMIT = 180.0
 
 
 async def run_worker(
@@ -40,6 +46,7 @@ async def run_worker(
     instance: str,
     processes: int | None = None,
     settings: WorkerSettings | None = None,
+    health: Health | None = None,
 ) -> None:
     """Run handlers of `organism` until `stop` is set or a stop hint comes; then finish what runs.
 
@@ -48,18 +55,19 @@ async def run_worker(
     arm_failpoints()
     chosen = settings or WorkerSettings.from_environment(processes=processes)
     chosen.require_known(organism.listeners)
-    await Worker(bus, organism, chosen, instance).run(stop)
+    await Worker(bus, organism, chosen, instance, health or Health()).run(stop)
 
 
 class Worker:
     """The parts of one agent-worker, and its life."""
 
-    def __init__(self, bus: Bus, organism: Organism, settings: WorkerSettings, instance: str) -> None:
+    def __init__(self, bus: Bus, organism: Organism, settings: WorkerSettings, instance: str, health: Health) -> None:
         self._bus = bus
         self._names = Names(organism.name)
         self._organism = organism
         self._settings = settings
         self._instance = instance
+        self._health = health
         self._listeners: tuple[str, ...] = tuple(organism.listeners)
         self._concurrency = organism.max_concurrent_handlers
         self._version = 0
@@ -69,19 +77,21 @@ class Worker:
         self._ledger = LedgerClient(bus, self._names, self._outbox)
         source = Source(organism.text, str(organism.folder))
         self._desk = Desk(self._names, source, settings, self._outbox, LedgerDesk(self._ledger), self._saw_version)
-        self._intake = Intake(bus, self._names, self._desk.accept)
+        self._intake = Intake(bus, self._names, self._desk.accept, health)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start, serve, drain."""
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._bus.declare(self._topology())
-            tasks = [asyncio.create_task(part) for part in (self._desk.pool.run(), self._outbox.run())]
+            first = (("children", self._desk.pool.run), ("outbox", self._outbox.run))
+            tasks = [asyncio.create_task(self._health.loop(name, part)) for name, part in first]
             self._adopt(await self._desk.pool.start())
             await self._ledger.open()
             hints = await self._bus.subscribe([Binding(self._names.control, "")])
             tasks += [asyncio.create_task(part) for part in self._parts(hints)]
             await self._intake.serve(self._served, self._concurrency)
+            self._tell_needs(hints)
             log.info("worker_ready", instance=self._instance, listeners=self._served)
             await self._until_stopped(stop, tasks)
             await self._drain()
@@ -89,13 +99,22 @@ class Worker:
             await self._end(tasks)
 
     def _parts(self, hints: Consumer) -> Sequence[Coroutine[object, object, None]]:
+        loop = self._health.loop
         return (
-            self._ledger.run(),
-            self._desk.run_acks(),
-            self._heartbeats(),
-            self._hints(hints),
-            self._reload_loop(),
+            loop("ledger", self._ledger.run),
+            loop("acks", self._desk.run_acks),
+            loop("heartbeat", self._heartbeats),
+            loop("hints", lambda: self._hints(hints)),
+            loop("reload", self._reload_loop, limit=_RELOAD_LIMIT),
+            loop("health", Watch(self._health, lambda: self._bus.connected).run),
         )
+
+    def _tell_needs(self, hints: Consumer) -> None:
+        self._health.subscription("queues", lambda: set(self._served) <= set(self._intake.healthy))
+        self._health.subscription("ledger", lambda: self._ledger.healthy)
+        self._health.subscription("hints", lambda: hints.healthy)
+        self._health.condition("child", lambda: self._desk.pool.ready)
+        self._health.started()
 
     async def _until_stopped(self, stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Raises what a part died of: a worker with a dead part must not look alive."""
@@ -109,21 +128,32 @@ class Worker:
     async def _drain(self) -> None:
         """Finish what runs, as long as the grace time allows; the broker gives the rest to others."""
         log.info("worker_stopping", instance=self._instance)
-        self._intake.stop()
+        self._health.stopping()
         loop = asyncio.get_running_loop()
         limit = loop.time() + self._settings.grace
+        await self._intake.stop()
         while loop.time() < limit:
+            await self._desk.give_back_waiting()
             await self._intake.release(keep=self._desk.busy_listeners)
             if self._desk.idle:
                 return
+            await asyncio.sleep(_LOOK_WHILE_DRAINING)
+        await self._give_up()
+
+    async def _give_up(self) -> None:
+        """End the children, and then let go the turns of handlers that have ended before that."""
+        await self._desk.pool.close()
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + LAST_TURNS
+        while loop.time() < limit and not self._outbox.empty:  # noqa: ASYNC110 as rarely as the grace is used up
             await asyncio.sleep(_LOOK_WHILE_DRAINING)
         log.warning("worker_gave_back", instance=self._instance, listeners=sorted(self._desk.busy_listeners))
 
     async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         await end_tasks(tasks)
         await self._desk.pool.close()
-        await self._intake.release(keep=())
-        await self._ledger.close()
+        await self._desk.ack_confirmed()
+        await asyncio.gather(self._intake.release(keep=()), self._ledger.close())
 
     # What it serves
 
@@ -141,6 +171,7 @@ class Worker:
 
     async def _heartbeats(self) -> None:
         while True:
+            beat()
             await self._bus.publish([self._heartbeat()], timeout=_HEARTBEAT)
             await asyncio.sleep(_HEARTBEAT)
 
@@ -164,7 +195,7 @@ class Worker:
     async def _hints(self, consumer: Consumer) -> None:
         try:
             while True:
-                for delivery in await consumer.batch(_MOST_HINTS):
+                for delivery in await rest(consumer.batch(_MOST_HINTS)):
                     self._hint(delivery.body)
         finally:
             await consumer.close()
@@ -191,7 +222,7 @@ class Worker:
 
     async def _reload_loop(self) -> None:
         while True:
-            reload = await self._reloads.next()
+            reload = await rest(self._reloads.next())
             if reload.version > self._version:
                 self._version = reload.version
                 await self._reload(reload)
@@ -215,6 +246,7 @@ class Worker:
                 await self._bus.declare(self._topology())
                 await self._intake.serve(self._served, self._concurrency)
             except BrokerUnavailable as error:
+                beat()
                 log.warning("broker_gone_at_reload", error=str(error))
                 await asyncio.sleep(1.0)
             else:

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from xml_pipeline.errors import InvalidInput
+from xml_pipeline.stopping import HANDLERS
 
 MOST_PROCESSES = 4
-_GRACE = 25.0
 _BLOCK_LIMIT = 5.0
 
 
@@ -25,7 +25,7 @@ class WorkerSettings:
 
     processes: int = 1
     listeners: frozenset[str] | None = None
-    grace: float = _GRACE
+    grace: float = HANDLERS
     block_limit: float = _BLOCK_LIMIT
     silence_limit: float = 15.0
 
@@ -39,7 +39,7 @@ class WorkerSettings:
         return cls(
             processes=asked or min(os.cpu_count() or 1, MOST_PROCESSES),
             listeners=frozenset(filter(None, named)) or None,
-            grace=_number(environment, "ORGANISM_WORKER_GRACE", _GRACE),
+            grace=_number(environment, "ORGANISM_WORKER_GRACE", HANDLERS),
             block_limit=_number(environment, "ORGANISM_WORKER_BLOCK_LIMIT", _BLOCK_LIMIT),
         )
 

@@ -10,7 +10,7 @@ def test_nothing_set_serves_all_listeners() -> None:
     settings = WorkerSettings.from_environment({})
     assert settings.listeners is None
     assert 1 <= settings.processes <= 4
-    assert settings.grace == 25.0
+    assert settings.grace == 5.0
 
 
 def test_variables_are_read() -> None:

@@ -91,14 +91,18 @@ class RabbitBus:
         return not self._closed and self._incoming.answers and self._outgoing.answers
 
     async def close(self) -> None:
-        """Close all consumers and both connections; idempotent."""
+        """Close all consumers and both connections; idempotent.
+
+        Each connection is closed by the protocol's handshake: the broker has handled all that was said before it.
+        """
         if self._closed:
             return
         self._closed = True
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
-        await asyncio.gather(*(consumer.close() for consumer in list(self._consumers)))
+        # Their channels end with the connection.
+        await asyncio.gather(*(consumer.leave() for consumer in list(self._consumers)))
         await asyncio.gather(self._incoming.close(), self._outgoing.close())
 
     async def _start(self, queue: str | None, bindings: tuple[Binding, ...], prefetch: int) -> RabbitConsumer:

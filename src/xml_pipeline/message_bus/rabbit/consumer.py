@@ -14,10 +14,11 @@ from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity
 from xml_pipeline.errors import BrokerUnavailable, NotFound
 from xml_pipeline.message_bus.port import Incoming
 from xml_pipeline.message_bus.rabbit.declaring import Declarer, bind_own_queue, declare_own_queue
-from xml_pipeline.message_bus.rabbit.delivery import DeliveryChannel, close_channel
+from xml_pipeline.message_bus.rabbit.delivery import DeliveryChannel, cancel_consumer, close_channel
 from xml_pipeline.message_bus.rabbit.link import Backoff, Link, call
 from xml_pipeline.message_bus.rabbit.watchdog import Watchdog
 from xml_pipeline.message_bus.topology import Binding
+from xml_pipeline.stopping import CONSUMERS
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class RabbitConsumer:
         self._retired: list[DeliveryChannel] = []
         self._left_over: deque[Incoming] = deque()
         self._epoch = 0
+        self._ended = False
         self._closed = False
         self._keeper: asyncio.Task[None] | None = None
 
@@ -63,10 +65,10 @@ class RabbitConsumer:
     async def batch(self, limit: int) -> Sequence[Incoming]:
         """Wait for at least one delivery, then return all that have arrived, at most `limit`.
 
-        Raises BrokerUnavailable when this consumer is closed.
+        Raises BrokerUnavailable when this consumer is stopped or closed.
         """
         while not (arrived := self._waiting()):
-            if self._closed:
+            if self._ended:
                 raise BrokerUnavailable("this consumer is closed")
             self._wake.clear()
             await self._wake.wait()
@@ -105,21 +107,41 @@ class RabbitConsumer:
         except (BrokerUnavailable, AMQPChannelError) as error:  # the channel is closed then, and opened again
             log.info("queue_not_bound", queue=channel.queue, reason=str(error))
 
+    async def stop(self) -> None:
+        """Take no more: what has arrived and no batch has taken goes back now; what was taken can still be acked."""
+        await self._end()
+        channels = self._channels()
+        await asyncio.gather(*(cancel_consumer(channel, CONSUMERS) for channel in channels))
+        for channel in channels:
+            waiting = [one.tag for one in (*channel.arrived, *self._left_over) if one.epoch == channel.epoch]
+            channel.reject(waiting, requeue=True)
+            channel.arrived.clear()
+        self._left_over.clear()
+
     async def close(self) -> None:
         """Stop consuming; what was not acked goes back to the queue."""
+        channels = await self.leave()
+        await asyncio.gather(*(close_channel(channel, CONSUMERS) for channel in channels))
+
+    async def leave(self) -> list[DeliveryChannel]:
+        """Stop consuming without a word: for whoever closes the channels that are left, or their connection."""
         if self._closed:
-            return
+            return []
         self._closed = True
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._end()
         channels = self._channels()
         self._channel, self._retired = None, []
         self._left_over.clear()
-        self._wake.set()
         self._on_close(self)
-        for channel in channels:
-            await close_channel(channel)
+        return channels
+
+    async def _end(self) -> None:
+        """Subscribe no more, and wake up whoever waits for deliveries."""
+        self._ended = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._wake.set()
 
     def _waiting(self) -> deque[Incoming]:
         if self._left_over:
@@ -207,7 +229,7 @@ class RabbitConsumer:
         try:
             await self._begin(channel)
         except BaseException:
-            await close_channel(channel)
+            await close_channel(channel, CONSUMERS)
             raise
         before, self._channel = self._channel, channel
         self._wake.set()
@@ -217,8 +239,7 @@ class RabbitConsumer:
     async def _retire(self, channel: DeliveryChannel) -> None:
         """Stop a subscription that has a successor; what it has delivered is handled to the end."""
         self._retired.append(channel)
-        with suppress(BrokerUnavailable, AMQPChannelError):
-            await call(channel.amqp.basic_cancel(channel.consumer_tag))
+        await cancel_consumer(channel)
         self._leave_over(channel)
         await self._close_retired()
 

@@ -13,11 +13,9 @@ from aiormq.exceptions import AMQPChannelError
 from xml_pipeline.errors import BrokerUnavailable
 from xml_pipeline.message_bus.port import Incoming
 from xml_pipeline.message_bus.rabbit import frames
-from xml_pipeline.message_bus.rabbit.link import Connection, call
+from xml_pipeline.message_bus.rabbit.link import CALL_SECONDS, Connection, call
 
 log = structlog.get_logger(__name__)
-
-_CLOSE_SECONDS = 3.0
 
 
 class DeliveryChannel:
@@ -124,9 +122,18 @@ class DeliveryChannel:
         self._wake.set()
 
 
-async def close_channel(channel: DeliveryChannel) -> None:
+async def cancel_consumer(channel: DeliveryChannel, seconds: float = CALL_SECONDS) -> None:
+    """Have the broker deliver no more here; what was delivered can still be acked."""
+    channel.consuming = False
+    try:
+        await call(channel.amqp.basic_cancel(channel.consumer_tag), seconds)
+    except (BrokerUnavailable, AMQPChannelError) as error:
+        log.debug("consumer_cancel_unanswered", reason=str(error))
+
+
+async def close_channel(channel: DeliveryChannel, seconds: float = CALL_SECONDS) -> None:
     """Close a channel; what it holds unacked goes back to its queue."""
     try:
-        await call(channel.amqp.close(), _CLOSE_SECONDS)
+        await call(channel.amqp.close(), seconds)
     except (BrokerUnavailable, AMQPChannelError) as error:
         log.debug("channel_close_unanswered", reason=str(error))

@@ -23,6 +23,7 @@ from yarl import URL
 
 from xml_pipeline.errors import BrokerUnavailable
 from xml_pipeline.message_bus.rabbit.tap import Channel, Tap, TapFactory
+from xml_pipeline.stopping import BROKER
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -32,7 +33,6 @@ HEARTBEAT_SECONDS: Final = 10
 SILENT_TICKS_ALLOWED: Final = 15  # RabbitMQ says something every five seconds
 CONNECT_SECONDS: Final = 5.0
 CALL_SECONDS: Final = 10.0
-_CLOSE_SECONDS = 3.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 
@@ -139,7 +139,7 @@ class Connection:
         """Say goodbye, or just go when the broker does not listen."""
         try:
             if not self.tap.blocked:
-                await call(self._amqp.close(), _CLOSE_SECONDS)
+                await call(self._amqp.close(), BROKER)
         except (BrokerUnavailable, AMQPChannelError):
             log.debug("broker_close_unanswered")
         finally:

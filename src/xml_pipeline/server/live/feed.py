@@ -14,6 +14,7 @@ import structlog
 from pydantic import ValidationError
 
 from xml_pipeline.envelope.model import API
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming
 from xml_pipeline.message_bus.topology import Binding, Names
@@ -38,7 +39,8 @@ class LiveFeed:
         self._on_hint = on_hint
         self._consumer: Consumer | None = None
         self._seen: OrderedDict[str, None] = OrderedDict()
-        self._waiting: dict[str, asyncio.Future[MessageInfo]] = {}
+        self._waiting: dict[str, asyncio.Future[MessageInfo | None]] = {}
+        self._given_up = False
         self.presence = Presence()
 
     @property
@@ -58,7 +60,7 @@ class LiveFeed:
     async def run(self) -> None:
         """Take what comes, until cancelled."""
         while self._consumer is not None:
-            for delivery in await self._consumer.batch(_BATCH):
+            for delivery in await rest(self._consumer.batch(_BATCH)):
                 self._take(delivery)
                 await asyncio.sleep(0)
 
@@ -68,13 +70,25 @@ class LiveFeed:
             await self._consumer.close()
 
     @contextmanager
-    def waiting_for_reply(self, message_id: str) -> Iterator[asyncio.Future[MessageInfo]]:
-        """A future for what comes back to the outside caller for that inject, as far as the feed tells."""
+    def waiting_for_reply(self, message_id: str) -> Iterator[asyncio.Future[MessageInfo | None]]:
+        """A future for what comes back to the outside caller for that inject, as far as the feed tells.
+
+        None: it is not waited for any longer.
+        """
         future = self._waiting.setdefault(message_id, asyncio.get_running_loop().create_future())
+        if self._given_up and not future.done():
+            future.set_result(None)
         try:
             yield future
         finally:
             self._waiting.pop(message_id, None)
+
+    def give_up_waiting(self) -> None:
+        """Whoever waits for a reply, now or later, gets none."""
+        self._given_up = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(None)
 
     def _take(self, delivery: Incoming) -> None:
         try:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from xml_pipeline.errors import DatabaseUnavailable, Unavailable
 from xml_pipeline.failpoints import failpoint
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.server.live.backlog import KnownBacklog
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.limits import ANSWER_WITHIN, BATCH, BATCH_BYTES, MOST_WAITING, MOST_WAITING_BYTES
@@ -69,7 +70,7 @@ class Injector:
         batch: list[_Waiting] = []
         try:
             while True:
-                await self._wake.wait()
+                await rest(self._wake.wait())
                 batch = self._collect()
                 if batch:
                     await self._commit(batch)

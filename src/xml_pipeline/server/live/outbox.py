@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.message_bus.messages import ControlHint, EventFrame
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.message_bus.topology import Names
@@ -29,6 +30,8 @@ class Outbox:
         self._bytes = 0
         self._left_out = 0
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def add(self, messages: Iterable[Outgoing]) -> None:
         """Publish soon."""
@@ -39,6 +42,7 @@ class Outbox:
             self._queue.append(message)
             self._bytes += len(message.body)
             self._wake.set()
+            self._idle.clear()
 
     def inject(self, message_id: str, envelope: bytes) -> None:
         """An inbox row was committed."""
@@ -59,14 +63,15 @@ class Outbox:
     async def run(self) -> None:
         """Publish what is added, until cancelled."""
         while True:
-            await self._wake.wait()
+            await rest(self._wake.wait())
             self._wake.clear()
-            await self.flush()
+            while batch := self._take():
+                await self._publish(batch)
+            self._idle.set()
 
     async def flush(self) -> None:
-        """Publish what is left."""
-        while batch := self._take():
-            await self._publish(batch)
+        """Wait until all that was added has been published, or could not be, while `run` goes on."""
+        await self._idle.wait()
 
     def _take(self) -> list[Outgoing]:
         batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]

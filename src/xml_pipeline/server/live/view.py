@@ -9,6 +9,7 @@ from datetime import datetime
 
 from xml_pipeline.envelope.model import API
 from xml_pipeline.errors import DatabaseUnavailable
+from xml_pipeline.health.health import Health
 from xml_pipeline.message_bus.messages import ControlHint
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.server import models
@@ -41,7 +42,15 @@ class LiveView:
     """An organism of services, seen and steered through one gateway."""
 
     def __init__(
-        self, bus: Bus, db: Database, current: Current, feed: LiveFeed, hub: Hub, outbox: Outbox, started_at: datetime
+        self,
+        bus: Bus,
+        db: Database,
+        current: Current,
+        feed: LiveFeed,
+        hub: Hub,
+        outbox: Outbox,
+        started_at: datetime,
+        health: Health,
     ) -> None:
         self._bus = bus
         self._db = db
@@ -50,6 +59,7 @@ class LiveView:
         self._hub = hub
         self._outbox = outbox
         self._started_at = started_at
+        self._health = health
         self._began = time.monotonic()
         self._usage = LiveUsage(db, current)
         self._letters = LiveLetters(db, current, outbox)
@@ -93,6 +103,14 @@ class LiveView:
         except (DatabaseUnavailable, TimeoutError):
             return False
         return True
+
+    async def alive(self) -> models.HealthReport:
+        """Whether the loops of this process make progress."""
+        return models.HealthReport.model_validate(self._health.alive().as_json())
+
+    async def ready(self) -> models.HealthReport:
+        """Whether requests are served."""
+        return models.HealthReport.model_validate(self._health.ready().as_json())
 
     async def organism(self) -> models.OrganismInfo:
         """The organism as a whole."""
@@ -291,15 +309,16 @@ class LiveView:
         self._outbox.inject(str(accepted.message_id), row.body)
 
     async def _reply(
-        self, accepted: inbox.Accepted, coming: asyncio.Future[models.MessageInfo], seconds: float
+        self, accepted: inbox.Accepted, coming: asyncio.Future[models.MessageInfo | None], seconds: float
     ) -> models.MessageInfo | None:
         deadline, pause = time.monotonic() + seconds, _FIRST_LOOK
         while True:
             left = deadline - time.monotonic()
             # `asyncio.wait` leaves the future as it is when time is up: others may wait for it too.
             await asyncio.wait([coming], timeout=max(0.0, min(pause, left)))
-            reply = coming.result() if coming.done() else await self._stored_reply(accepted)
-            if reply is not None or left <= 0:
+            told = coming.result() if coming.done() else None
+            reply = told or await self._stored_reply(accepted)
+            if reply is not None or left <= 0 or coming.done():
                 return reply
             pause = min(2 * pause, _SELDOM) if self._feed.healthy else _FIRST_LOOK
 

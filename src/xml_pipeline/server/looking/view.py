@@ -65,6 +65,14 @@ class StateView:
         """Nothing is behind it that could be gone."""
         return models.HealthInfo(organism=self.state.name)
 
+    async def alive(self) -> models.HealthReport:
+        """It answers, so it is."""
+        return models.HealthReport()
+
+    async def ready(self) -> models.HealthReport:
+        """It answers, so it is."""
+        return models.HealthReport()
+
     async def organism(self) -> models.OrganismInfo:
         """The organism as a whole."""
         return self.state.get_organism_info()
