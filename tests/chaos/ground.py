@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import apt
 from tests.support.broker import Broker, start_broker
 from tests.support.fleet import ROOT
 from tests.support.organisms import renamed
 from tests.support.postgres import OwnDatabases
-from tests.support.rabbitmq_node import RabbitMQNode
+from tests.support.rabbitmq_node import RabbitMQNode, find_binary
 from xml_pipeline.storage.schema import migrate
 
 _RESEARCH_TEAM = ROOT / "examples" / "research-team"
@@ -40,7 +41,9 @@ class Ground:
 
 @contextmanager
 def prepared() -> Iterator[Ground]:
-    """Start both, and end them."""
+    """Start both, and end them. Raises SupportError where there is no rabbitmq-server and none can be installed."""
+    if find_binary() is None and apt.can_install():
+        apt.install("rabbitmq-server")
     broker = start_broker(own=True)
     try:
         databases = OwnDatabases(durable=True, migrate=migrate)
