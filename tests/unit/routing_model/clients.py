@@ -1,4 +1,4 @@
-"""Gateways of the model and who stands behind them: clients that ask again until they hear, and operators."""
+"""Gateways of the model, and the clients behind them, who ask again until they hear."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.routing_model.broker import INGRESS, Broker
 from tests.unit.routing_model.chance import Chance
 from tests.unit.routing_model.database import Database, Deadlock, Key, Transaction, UniqueViolation, step
 from tests.unit.routing_model.organism import SPACE, THREADS
-from tests.unit.routing_model.rows import InboxEntry, Shortcut, Shortcuts, messages_of
+from tests.unit.routing_model.rows import InboxEntry, Shortcut, Shortcuts
 from xml_pipeline.envelope.codec import encode_envelope
 from xml_pipeline.envelope.model import API, Envelope
 from xml_pipeline.routing.items import Inject
@@ -136,35 +136,3 @@ class Gateway:
         for id_, row in view.pick("thread", created).items():
             if row.open == 0 and row.slots == 0:
                 transaction.writes["thread", id_] = None
-
-    # Operators
-
-    async def kill(self, thread: UUID) -> None:
-        """End a thread for good."""
-        async with Transaction(self.db) as transaction:
-            view = await transaction.statement("lock the thread to be killed")
-            if view.get("thread", thread) is None or await transaction.lock(("thread", thread)) is None:
-                return
-            view = await transaction.statement("close what is open")
-            mine = [("message", stored.new.id) for stored in messages_of(view) if stored.new.thread_id == thread]
-            killed = {"state": "closed", "outcome": "killed"}
-            await transaction.update(view, mine, lambda row: row.state != "closed", lambda row: replace(row, **killed))
-            view = await transaction.statement("take what is in the inbox")
-            inbox = [("inbox", id_) for id_, row in view.table("inbox").items() if row.thread_id == thread]
-            await transaction.update(view, inbox, lambda row: not row.taken, lambda row: replace(row, taken=True))
-            view = await transaction.statement("mark the thread as killed")
-            transaction.writes["thread", thread] = replace(view.get("thread", thread), open=0, status="killed")
-
-    async def pause(self, listener: str, paused: bool) -> None:
-        """Stop or resume a listener."""
-        async with Transaction(self.db) as transaction:
-            view = await transaction.statement("resume" if not paused else "pause")
-            keys = [("listener", listener)]
-            await transaction.update(view, keys, lambda _: True, lambda row: replace(row, paused=paused))
-
-    async def reset_usage(self) -> None:
-        """Begin a new period of usage."""
-        async with Transaction(self.db) as transaction:
-            await transaction.statement("begin a new period")
-            period, _ = await transaction.lock(("state", 1)) or (1, None)
-            transaction.writes["state", 1] = (period + 1, self.db.now)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
 from tests.unit.routing_model.database import Change, Database, View
 from tests.unit.routing_model.organism import ORGANISM, WINDOWS
-from tests.unit.routing_model.rows import Stored, messages_of
+from tests.unit.routing_model.rows import Letter, Stored, messages_of
 from xml_pipeline.storage.ledger_rows import Booking, Hold, HoldState, Kind, RollupKey
+from xml_pipeline.storage.routing_rows import ThreadRow, TurnRow
 
 _MOVES = {
     "waiting": {"waiting", "ready", "out", "closed"},
     "ready": {"ready", "out", "closed"},
     "out": {"out", "ready", "closed"},
-    "closed": set[str](),
+    "closed": {"closed"},
 }
 _BOOKED_AS = {HoldState.SETTLED: Kind.MEASURED, HoldState.EXPIRED: Kind.EXPIRED}
 
@@ -38,9 +39,12 @@ def check_commit(db: Database, changes: Sequence[Change]) -> None:
     """After each commit. Raises Broken."""
     view = db.view()
     tables = {change.key[0] for change in changes}
+    recorded: list[TurnRow] = [change.after for change in changes if change.key[0] == "turn"]
     for change in changes:
-        if change.key[0] == "message":
+        if change.key[0] == "message" and change.before is not None:
             _check_move(change.before, change.after, db.clock)
+            turns = [turn for turn in recorded if turn.counted and turn.message_id == change.before.new.id]
+            _check_cause(change.before, change.after, turns, db.clock)
     if tables & {"message", "inbox", "thread"}:
         messages = messages_of(view)
         _check_windows(messages)
@@ -49,17 +53,34 @@ def check_commit(db: Database, changes: Sequence[Change]) -> None:
         check_books(view)
 
 
-def _check_move(before: Stored | None, after: Stored, clock: float) -> None:
-    if before is None:
-        return
+def _check_move(before: Stored, after: Stored, clock: float) -> None:
     if after.state not in _MOVES[before.state]:
         raise Broken(f"{before.new.id} went from {before.state} to {after.state}")
+    if before.state == "closed" and (before.outcome, after.outcome) != ("failed", "redriven"):
+        raise Broken(f"{before.new.id} ended as {before.outcome}, and again as {after.outcome}")
     if after.attempt != before.attempt and not (after.attempt == before.attempt + 1 and after.state == "out"):
         raise Broken(f"{before.new.id}: attempt {after.attempt} of {after.state} after {before.attempt}")
     if before.state in ("waiting", "ready") and after.state == "out" and not before.is_due(clock):
         raise Broken(f"{before.new.id} went out before it was due")
     if after.attempt > ORGANISM.listeners[after.new.to_id].retry.attempts:
         raise Broken(f"{before.new.id}: one attempt too many")
+
+
+def _check_cause(before: Stored, after: Stored, turns: Sequence[TurnRow], clock: float) -> None:
+    """An attempt ends by a turn that counts, by its deadline, or with its thread."""
+    ended = (
+        after.state == "closed" or after.attempt != before.attempt or (before.state, after.state) == ("out", "ready")
+    )
+    if not ended or before.state == "closed" or after.outcome == "killed":
+        return
+    for turn in turns:
+        if turn.outcome == "ok" and before.attempt == 0:
+            raise Broken(f"a turn of {before.new.id} counts, which nobody was given")
+        if turn.outcome != "ok" and (before.state, before.attempt) != ("out", turn.attempt):
+            raise Broken(f"{turn.outcome} of attempt {turn.attempt} ended attempt {before.attempt} of {before.new.id}")
+    # One that was published again meanwhile, in the same attempt, was overdue when its router read it.
+    if before.state == "out" and before.confirmed and not turns and not before.deadline < clock:
+        raise Broken(f"attempt {before.attempt} of {before.new.id} was given up before its deadline")
 
 
 def _check_windows(messages: Sequence[Stored]) -> None:
@@ -139,21 +160,30 @@ def _tokens(booking: Booking) -> int:
 # In the end
 
 
-def check_end(db: Database, accepted: Iterable[UUID]) -> None:
-    """When nothing moves any more: `accepted` are the injects that clients were told of. Raises Broken."""
+def check_end(db: Database, accepted: Iterable[UUID], letters: Collection[Letter]) -> None:
+    """When nothing moves any more. `accepted`: as clients were told; `letters`: deleted ones too. Raises Broken."""
     view = db.view()
     messages = messages_of(view)
     if stuck := [stored.state for stored in messages if stored.state != "closed"]:
         raise Broken(f"never ended: {stuck}")
     killed = {thread.id for thread in view.table("thread").values() if thread.status == "killed"}
     _check_injects(view, accepted, killed)
-    _check_calls(view, messages, killed)
+    _check_calls(view, messages, killed, letters)
     _check_turns(view)
     for thread in view.table("thread").values():
         if thread.slots != sum(stored.new.thread_id == thread.id for stored in messages):
             raise Broken("slots have holes")
-        if thread.status != "killed" and (thread.status == "error") != (thread.failed > 0):
-            raise Broken(f"{thread.failed} failed, but the thread is {thread.status}")
+        if thread.id not in killed:
+            _check_failed(thread, view, messages)
+
+
+def _check_failed(thread: ThreadRow, view: View, messages: Sequence[Stored]) -> None:
+    """A thread has failed by those requests from outside whose last answer is an error."""
+    last = {stored.new.answers: stored.new.kind for stored in messages if stored.new.thread_id == thread.id}
+    calls = [call for call in view.table("call").values() if call.parent is None]
+    failed = sum(last.get(call.id) == "error" for call in calls)
+    if thread.failed != failed or (thread.status == "error") != (failed > 0):
+        raise Broken(f"{failed} requests failed, but the thread is {thread.status} with {thread.failed}")
 
 
 def _check_injects(view: View, accepted: Iterable[UUID], killed: set[UUID]) -> None:
@@ -165,10 +195,11 @@ def _check_injects(view: View, accepted: Iterable[UUID], killed: set[UUID]) -> N
             raise Broken(f"inject {id_} was taken, and became no message")
 
 
-def _check_calls(view: View, messages: Sequence[Stored], killed: set[UUID]) -> None:
-    answers = Counter(stored.new.answers for stored in messages)
+def _check_calls(view: View, messages: Sequence[Stored], killed: set[UUID], letters: Iterable[Letter]) -> None:
+    answers = Counter(stored.new.answers for stored in messages if stored.new.redrive_of is None)
+    reopened = Counter(call for letter in letters for call in letter.row.calls if letter.redrive_id is not None)
     for call in view.table("call").values():
-        if answers[call.id] > 1:
+        if answers[call.id] > 1 + reopened[call.id]:
             raise Broken("a call was answered twice")
         if call.thread_id not in killed and (call.open or call.pending or (call.awaited and not call.answered)):
             raise Broken(f"a call is left over: {call}")

@@ -8,7 +8,16 @@ from enum import StrEnum
 from uuid import UUID
 
 from tests.unit.routing_model.database import View
-from xml_pipeline.storage.routing_rows import CallRow, Mailbox, MessageRow, NewMessage, Released
+from xml_pipeline.storage.routing_rows import (
+    CallRow,
+    DeadLetterRow,
+    LetterRow,
+    Mailbox,
+    MessageRow,
+    NewMessage,
+    OldMessage,
+    Released,
+)
 
 
 class Shortcut(StrEnum):
@@ -27,6 +36,8 @@ class Shortcut(StrEnum):
     OVERDUE_FORGOTTEN = "what the broker confirmed is never looked for again"
     TURNS_NOT_KEPT = "a turn that came before is routed again"
     INBOX_TAKEN_BLINDLY = "an inject that was taken is routed again"
+    REDRIVE_WITHOUT_THREAD_LOCK = "a redrive does not lock its thread"
+    REDRIVE_AS_IT_WAS_SEEN = "whether a letter was redriven is not read under its lock"
     INJECT_COUNTED_AS_MEANT = "a gateway counts what it was asked to insert, not what it inserted"
     HOLDS_READ_WITH_THE_LOCK = "holds and bookings are read in the statement that locks the budgets"
     BUDGETS_WITHOUT_LOCK = "budgets are read without their locks"
@@ -64,8 +75,16 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter, and the redrive of it that was accepted."""
+
+    row: DeadLetterRow
+    redrive_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InboxEntry:
-    """What a gateway accepted."""
+    """What a gateway accepted: an inject, or the redrive of a letter."""
 
     id: UUID
     thread_id: UUID
@@ -73,6 +92,7 @@ class InboxEntry:
     body: bytes
     created: float
     taken: bool = False
+    letter_id: UUID | None = None
 
 
 def messages_of(view: View) -> list[Stored]:
@@ -114,3 +134,14 @@ def call_chain(view: View, ids: Iterable[UUID | None]) -> dict[UUID, CallRow]:
             chain[id_] = call
             id_ = call.parent
     return chain
+
+
+def letter_row(view: View, letter: Letter) -> LetterRow:
+    """A letter as the router reads it, with the message that it is about."""
+    row = letter.row
+    stored: Stored | None = view.get("message", row.message_id)
+    message = None
+    if stored is not None:
+        new = stored.new
+        message = OldMessage(new.id, new.from_id, new.kind, new.call_id, new.answers, new.hop)
+    return LetterRow(row.id, row.message_id, frozenset(row.calls), row.failed, message)

@@ -12,10 +12,12 @@ from uuid import UUID
 from tests.unit.routing_model.database import Transaction, UniqueViolation, View
 from tests.unit.routing_model.rows import (
     InboxEntry,
+    Letter,
     Shortcut,
     Shortcuts,
     Stored,
     call_chain,
+    letter_row,
     message_row,
     messages_of,
     released,
@@ -27,6 +29,7 @@ from xml_pipeline.storage.routing_rows import (
     Closing,
     DeadLetterRow,
     InboxRow,
+    LetterRow,
     ListenerRow,
     Mailbox,
     NewMessage,
@@ -76,10 +79,13 @@ class ModelStore:
         messages = {id_: message_row(row, self.transaction.db.clock) for id_, row in stored.items()}
         calls = call_chain(await self._fresh("read calls"), [row.call_id for row in messages.values()])
         inbox = (await self._fresh("read inbox")).pick("inbox", keys.inbox)
+        letters = await self._letters(inbox.values())
+        if about := [letter.message.call_id for letter in letters.values() if letter.message is not None]:
+            calls |= call_chain(await self._fresh("read calls of letters"), about)
         turns = (await self._fresh("read turns")).pick("turn", keys.turns)
         seen = () if Shortcut.TURNS_NOT_KEPT in self.shortcuts else turns
         entries = {id_: self._inbox_row(entry) for id_, entry in inbox.items()}
-        return Snapshot(threads, messages, calls, entries, frozenset(seen))
+        return Snapshot(threads, messages, calls, entries, frozenset(seen), letters)
 
     async def close(self, closings: Sequence[Closing]) -> set[UUID]:
         if not closings:
@@ -181,7 +187,7 @@ class ModelStore:
         for turn in turns:
             await self.transaction.insert_unique(("turn", turn.id), turn)
         for letter in dead_letters:
-            await self.transaction.insert(("letter", letter.id), letter)
+            await self.transaction.insert(("letter", letter.id), Letter(letter))
 
     async def promote(self, mailboxes: Collection[Mailbox]) -> None:
         if not mailboxes:
@@ -285,7 +291,14 @@ class ModelStore:
 
     def _inbox_row(self, entry: InboxEntry) -> InboxRow:
         taken = entry.taken and Shortcut.INBOX_TAKEN_BLINDLY not in self.shortcuts
-        return InboxRow(entry.id, entry.thread_id, entry.to_id, entry.body, taken)
+        return InboxRow(entry.id, entry.thread_id, entry.to_id, entry.body, taken, entry.letter_id)
+
+    async def _letters(self, entries: Iterable[InboxEntry]) -> dict[UUID, LetterRow]:
+        wanted = {entry.letter_id for entry in entries if entry.letter_id is not None}
+        if not wanted:
+            return {}
+        view = await self._fresh("read letters")
+        return {id_: letter_row(view, letter) for id_, letter in view.pick("letter", wanted).items()}
 
 
 def _sent_out(stored: Stored, clock: float, timeout: float) -> Stored:

@@ -65,6 +65,8 @@ class Worker:
         return Turn(self.provider.new_id("turn"), message.id, message.attempt, outcome, outputs)
 
     def _outputs(self, message: Released) -> tuple[Output, ...]:
+        if not ORGANISM.listeners[message.to_id].responds:
+            return ()
         answer = given.respond(given.reply(message.to_id))
         if message.kind != "request" or message.slot > LONGEST_THREAD:
             return self.chance.pick(((answer,), (answer,), ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from tests.unit.routing_model import invariants
 from tests.unit.routing_model.broker import INGRESS, USAGE, Broker
@@ -12,11 +13,13 @@ from tests.unit.routing_model.clients import Clients, Gateway, Request
 from tests.unit.routing_model.database import Database
 from tests.unit.routing_model.invariants import Answered, Broken
 from tests.unit.routing_model.ledger import Ledger, books_on_the_model
+from tests.unit.routing_model.operators import Operator
 from tests.unit.routing_model.organism import ORGANISM, THREADS, WINDOWS
 from tests.unit.routing_model.router import Router
 from tests.unit.routing_model.rows import Shortcuts, messages_of
 from tests.unit.routing_model.scheduler import Scheduler
 from tests.unit.routing_model.worker import Provider, Worker, usage_event
+from xml_pipeline.envelope.model import Outcome, Turn
 from xml_pipeline.message_bus.messages import UsageEvent
 from xml_pipeline.routing.items import Returned, TurnReport
 from xml_pipeline.storage.ledger_rows import HoldState
@@ -58,13 +61,14 @@ class World:
         for name, window in WINDOWS.items():
             agent = ORGANISM.listeners[name].is_agent
             self.db.put({("listener", name): ListenerRow(name, agent, paused=False, window=window)})
+        self.db.changes.clear()
 
     def run(self) -> None:
         """As far as the tape goes, then everything to its end. Raises Broken, with the story of how it came to it."""
         moves = self._moves()
         try:
             with books_on_the_model():
-                while not self.chance.over:
+                while self.chance.next_move():
                     self.chance.pick(moves)()
                 self._finish()
         except Exception as error:
@@ -75,7 +79,7 @@ class World:
 
     def _moves(self) -> Sequence[Move]:
         usual = [self.scheduler.advance] * 16 + [self._route, self._work, self._inject, self._book, self._book]
-        rare = [self._tick, self._sweep, self._sweep, self._expire, self._seldom, self._seldom]
+        rare = [self._tick, self._sweep, self._sweep, self._expire, self._redrive, self._seldom, self._seldom]
         return [self._rest, *usual * 4, *rare]
 
     def _rest(self) -> None:
@@ -83,7 +87,8 @@ class World:
 
     def _seldom(self) -> None:
         usual = [self._crash] * 6 + [self._pause] * 2
-        self.chance.pick([self._rest, *usual, self._reset, self._purge, self._return, self._stray, self._kill])()
+        rare = [self._reset, self._purge, self._return, self._stray, self._forge, self._kill, self._delete]
+        self.chance.pick([self._rest, *usual, *rare])()
 
     # What the processes take up
 
@@ -122,20 +127,37 @@ class World:
         self.scheduler.begin(self._new("gateway"), "accept", self._gateway().accept(requests), *requests)
 
     def _kill(self) -> None:
-        if not self.chance.happens(25):
-            return
-        thread = self.chance.pick(THREADS)
-        self.scheduler.begin(self._new("gateway"), "kill", self._gateway().kill(thread), thread)
+        if self.chance.happens(25):
+            thread = self.chance.pick(THREADS)
+            self.scheduler.begin(self._new("gateway"), "kill", self._operator().kill(thread), thread)
 
     def _pause(self) -> None:
         self._set_paused(self.chance.pick(tuple(WINDOWS)), self.chance.pick((False, True)))
 
     def _set_paused(self, name: str, paused: bool) -> None:
         what = "pause" if paused else "resume"
-        self.scheduler.begin(self._new("gateway"), what, self._gateway().pause(name, paused), name)
+        self.scheduler.begin(self._new("gateway"), what, self._operator().pause(name, paused), name)
 
     def _reset(self) -> None:
-        self.scheduler.begin(self._new("gateway"), "reset the usage", self._gateway().reset_usage())
+        self.scheduler.begin(self._new("gateway"), "reset the usage", self._operator().reset_usage())
+
+    def _redrive(self) -> None:
+        if letters := self._letters():
+            self._redrive_one(self.chance.pick(letters))
+
+    def _redrive_one(self, letter: UUID) -> None:
+        self.scheduler.begin(self._new("gateway"), "redrive", self._operator().redrive(letter), letter)
+
+    def _delete(self) -> None:
+        if letters := self._letters():
+            letter = self.chance.pick(letters)
+            self.scheduler.begin(self._new("gateway"), "delete", self._operator().delete(letter), letter)
+
+    def _letters(self) -> list[UUID]:
+        return list(self.db.view().table("letter"))
+
+    def _operator(self) -> Operator:
+        return Operator(self.db, self.broker, self.clients, self.shortcuts)
 
     def _gateway(self) -> Gateway:
         return Gateway(self.db, self.broker, self.clients, self.shortcuts)
@@ -154,7 +176,7 @@ class World:
     def _crash(self) -> None:
         if not self.scheduler.tasks:
             return
-        owner = self.chance.pick(self.scheduler.tasks).owner
+        owner = self.scheduler.pick(self.scheduler.tasks).owner
         self.scheduler.kill(owner)
         self.broker.gone(owner)
         for router in self.routers:
@@ -184,13 +206,27 @@ class World:
                 message = self.chance.pick(messages).new.id
                 self.broker.deliver(USAGE, usage_event(call, message, self.db.now, used))
 
+    def _forge(self) -> None:
+        """A turn of a message that perhaps nobody was given."""
+        messages = messages_of(self.db.view())
+        if messages:
+            message = self.chance.pick(messages).new.id
+            turn = Turn(self.provider.new_id("turn"), message, 1, self.chance.pick((Outcome.OK, Outcome.ERROR)))
+            self.broker.deliver(INGRESS, TurnReport(turn))
+
     # To the end
 
     def _finish(self) -> None:
-        """Resume everybody, then go on fairly until nothing moves any more."""
+        """The tape is over. Resume everybody, go on fairly until nothing moves any more; redrive; once more."""
         self._drain()
         for name in WINDOWS:
             self._set_paused(name, False)
+        self._come_to_rest()
+        for letter in self._letters():
+            self._redrive_one(letter)
+        self._come_to_rest()
+
+    def _come_to_rest(self) -> None:
         for _ in range(ROUNDS):
             self._round()
             if self._is_quiet():
@@ -228,7 +264,8 @@ class World:
         turns = [one.turn.id for one in promised if isinstance(one, TurnReport)]
         used = [one.call_id for one in promised if isinstance(one, UsageEvent)]
         view = self.db.view()
-        invariants.check_end(self.db, [id_ for id_, yes in self.clients.answers.items() if yes])
+        accepted = [id_ for id_, yes in self.clients.answers.items() if yes]
+        invariants.check_end(self.db, accepted, self.scheduler.letters.values())
         invariants.check_promises(view, turns, used)
         invariants.check_usage(view, self.provider.answered, self.provider.without_hold)
         if any(hold.state is HoldState.HELD for hold in view.table("hold").values()):
