@@ -189,4 +189,4 @@ async def test_a_letter_is_not_deleted_while_a_router_has_still_to_read_it(datab
         async with play.db.begin() as connection:
             reply = await messages.reply_to(connection, id_)
         assert reply is not None
-        assert reply.kind == "error"
+        assert reply.kind == "response"

@@ -74,9 +74,9 @@ async def get_message(connection: AsyncConnection, message_id: UUID) -> MessageR
 
 
 async def reply_to(connection: AsyncConnection, message_id: UUID) -> MessageRecord | None:
-    """What came back to the outside caller for its inject, None while nothing has."""
+    """What came back to the outside caller for its inject, None while nothing has. After a redrive: the latest."""
     answers = (messages.c.answers == message_id, messages.c.to_id == "api")
-    statement = select(*_COLUMNS).where(*answers).order_by(messages.c.seq).limit(1)
+    statement = select(*_COLUMNS).where(*answers).order_by(messages.c.seq.desc()).limit(1)
     row = (await connection.execute(statement)).one_or_none()
     return _record(row) if row else None
 
