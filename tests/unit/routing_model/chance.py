@@ -1,4 +1,4 @@
-"""What decides in a run: a tape of bytes. Zeros are the dull choices, so that hypothesis shrinks to a short story."""
+"""What decides in a run: a tape of frames, one for each move, so that one can be cut out and the others stay."""
 
 from __future__ import annotations
 
@@ -8,29 +8,41 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Bytes of the tape for one move: the seed of all that is chosen in it. With zeros everything is dull.
+FRAME = 3
+
 
 @dataclass(slots=True)
 class Chance:
-    """One byte for each choice; behind the end of the tape all choices are dull."""
+    """The choices of one run. Behind the end of the tape all of them are dull."""
 
     tape: bytes
-    read: int = 0
+    place: int = 0
+    move: int = 0
+    state: int = 0
 
-    @property
-    def over(self) -> bool:
-        """Whether the tape has come to its end."""
-        return self.read >= len(self.tape)
+    def next_move(self) -> bool:
+        """Go on to the next frame; whether there is one."""
+        self.state = self.move = int.from_bytes(self.tape[self.place : self.place + FRAME], "little")
+        self.place += FRAME
+        return self.place <= len(self.tape)
 
     def below(self, limit: int) -> int:
         """A number from 0."""
-        byte = 0 if self.over else self.tape[self.read]
-        self.read += 1
-        return byte % limit
+        if self.state == 0:
+            return 0
+        # A linear congruential generator: its upper bits are random enough, and it costs nothing.
+        self.state = (self.state * 1103515245 + 12345) & 0x7FFFFFFF
+        return (self.state >> 12) % limit
 
     def pick(self, options: Sequence[T]) -> T:
         """One of these; the first is the dull one."""
         return options[self.below(len(options))]
 
-    def happens(self, percent: float) -> bool:
+    def weight(self, move: int) -> int:
+        """How much this move favours what another one began: the same whatever other moves are cut out."""
+        return ((self.move ^ move) * 2654435761 >> 7) & 0xFFFFFF
+
+    def happens(self, percent: int) -> bool:
         """Whether something that is not dull happens."""
-        return self.below(256) >= 256 - 2.56 * percent
+        return self.below(100) >= 100 - percent

@@ -78,7 +78,8 @@ def _check_cause(before: Stored, after: Stored, turns: Sequence[TurnRow], clock:
             raise Broken(f"a turn of {before.new.id} counts, which nobody was given")
         if turn.outcome != "ok" and (before.state, before.attempt) != ("out", turn.attempt):
             raise Broken(f"{turn.outcome} of attempt {turn.attempt} ended attempt {before.attempt} of {before.new.id}")
-    if before.state == "out" and not turns and not before.deadline < clock:
+    # One that was published again meanwhile, in the same attempt, was overdue when its router read it.
+    if before.state == "out" and before.confirmed and not turns and not before.deadline < clock:
         raise Broken(f"attempt {before.attempt} of {before.new.id} was given up before its deadline")
 
 
@@ -166,7 +167,7 @@ def check_end(db: Database, accepted: Iterable[UUID], letters: Collection[Letter
     if stuck := [stored.state for stored in messages if stored.state != "closed"]:
         raise Broken(f"never ended: {stuck}")
     killed = {thread.id for thread in view.table("thread").values() if thread.status == "killed"}
-    _check_injects(view, accepted)
+    _check_injects(view, accepted, killed)
     _check_calls(view, messages, killed, letters)
     _check_turns(view)
     for thread in view.table("thread").values():
@@ -174,6 +175,15 @@ def check_end(db: Database, accepted: Iterable[UUID], letters: Collection[Letter
             raise Broken("slots have holes")
         if thread.id not in killed:
             _check_failed(thread, view, messages)
+
+
+def _check_failed(thread: ThreadRow, view: View, messages: Sequence[Stored]) -> None:
+    """A thread has failed by those requests from outside whose last answer is an error."""
+    last = {stored.new.answers: stored.new.kind for stored in messages if stored.new.thread_id == thread.id}
+    calls = [call for call in view.table("call").values() if call.parent is None]
+    failed = sum(last.get(call.id) == "error" for call in calls)
+    if thread.failed != failed or (thread.status == "error") != (failed > 0):
+        raise Broken(f"{failed} requests failed, but the thread is {thread.status} with {thread.failed}")
 
 
 def _check_failed(thread: ThreadRow, view: View, messages: Sequence[Stored]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,16 @@ from tests.unit.routing_model.trace import Trace
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """Something that a process is doing. `next`: the step that comes when it goes on, or the lock that it waits for."""
+    """Something that a process is doing.
+
+    `next`: the step that comes when it goes on, or the lock that it waits for. `move`: the one that began it.
+    """
 
     owner: str
     role: str
     steps: Coroutine[Any, Any, None]
     next: Step | Blocked
+    move: int
 
 
 @dataclass(slots=True)
@@ -40,7 +44,7 @@ class Scheduler:
 
     def begin(self, owner: str, role: str, steps: Coroutine[Any, Any, None], *about: object) -> None:
         """A process takes something up."""
-        self.tasks.append(Task(owner, role, steps, Step(f"begin to {role}", about)))
+        self.tasks.append(Task(owner, role, steps, Step(f"begin to {role}", about), self.chance.move))
 
     def is_busy(self, owner: str, role: str) -> bool:
         """Whether a process is doing this."""
@@ -54,9 +58,13 @@ class Scheduler:
         """One step of whoever does not wait."""
         free = [task for task in self.tasks if self._may_go_on(task)]
         if free:
-            self._go_on(self.chance.pick(free))
+            self._go_on(self.pick(free))
         elif self.tasks:
             self._break_deadlock()
+
+    def pick(self, tasks: Sequence[Task]) -> Task:
+        """One of these, as chance wills."""
+        return max(tasks, key=lambda task: self.chance.weight(task.move))
 
     def advance_all(self) -> None:
         """One step of everybody, in turn."""
@@ -115,5 +123,5 @@ class Scheduler:
     def _break_deadlock(self) -> None:
         if not self.forgiving:
             raise Broken("deadlock")
-        task = self.chance.pick(self.tasks)
+        task = self.pick(self.tasks)
         self._resume(task, lambda: task.steps.throw(Deadlock()))

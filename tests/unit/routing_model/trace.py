@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import singledispatch
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from tests.unit.routing_model.clients import Request
@@ -35,11 +37,15 @@ class Trace:
         def short(match: re.Match[str]) -> str:
             return names.setdefault(match[0], f"#{len(names) - len(THREADS) + 1}")
 
-        return "\n".join(_ID.sub(short, line) for line in self._words())
+        told = groupby(self._words(), key=itemgetter(0))
+        lines = (f"{who}: {'; '.join(what for _, what in steps)}" for who, steps in told)
+        return "\n".join(_ID.sub(short, line) for line in lines)
 
-    def _words(self) -> Iterable[str]:
+    def _words(self) -> Iterable[tuple[str, str]]:
         for who, what, about in self.lines:
-            yield f"{who}: {what} {', '.join(words for one in about if (words := _words(one)))}".rstrip()
+            words = ", ".join(filter(None, map(_words, about)))
+            if words or not any(isinstance(one, Change) for one in about):
+                yield who, f"{what} {words}".rstrip()
 
 
 @singledispatch

@@ -61,13 +61,14 @@ class World:
         for name, window in WINDOWS.items():
             agent = ORGANISM.listeners[name].is_agent
             self.db.put({("listener", name): ListenerRow(name, agent, paused=False, window=window)})
+        self.db.changes.clear()
 
     def run(self) -> None:
         """As far as the tape goes, then everything to its end. Raises Broken, with the story of how it came to it."""
         moves = self._moves()
         try:
             with books_on_the_model():
-                while not self.chance.over:
+                while self.chance.next_move():
                     self.chance.pick(moves)()
                 self._finish()
         except Exception as error:
@@ -175,7 +176,7 @@ class World:
     def _crash(self) -> None:
         if not self.scheduler.tasks:
             return
-        owner = self.chance.pick(self.scheduler.tasks).owner
+        owner = self.scheduler.pick(self.scheduler.tasks).owner
         self.scheduler.kill(owner)
         self.broker.gone(owner)
         for router in self.routers:
@@ -216,7 +217,7 @@ class World:
     # To the end
 
     def _finish(self) -> None:
-        """Resume everybody, go on fairly until nothing moves any more, and then once more with what is dead."""
+        """The tape is over. Resume everybody, go on fairly until nothing moves any more; redrive; once more."""
         self._drain()
         for name in WINDOWS:
             self._set_paused(name, False)
