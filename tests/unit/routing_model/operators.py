@@ -35,11 +35,9 @@ class Operator:
             view = await transaction.statement("close what is open")
             mine = [("message", stored.new.id) for stored in messages_of(view) if stored.new.thread_id == thread]
             await transaction.update(view, mine, lambda row: row.state != "closed", lambda row: replace(row, **_KILLED))
-            view = await transaction.statement("take what is in the inbox")
-            inbox = [("inbox", id_) for id_, row in view.table("inbox").items() if row.thread_id == thread]
-            await transaction.update(view, inbox, lambda row: not row.taken, lambda row: replace(row, taken=True))
-            view = await transaction.statement("mark the thread as killed")
-            transaction.writes["thread", thread] = replace(view.get("thread", thread), open=0, status="killed")
+            view = await transaction.statement("mark the thread as killed; what is in the inbox is still to be logged")
+            left = sum(row.thread_id == thread and not row.taken for row in view.table("inbox").values())
+            transaction.writes["thread", thread] = replace(view.get("thread", thread), open=left, status="killed")
 
     async def pause(self, listener: str, paused: bool) -> None:
         """Stop or resume a listener."""
