@@ -51,10 +51,10 @@ def mix(minutes: float) -> Fault:
 
 
 def _strike_once(stage: Stage, fault: Fault) -> None:
-    stage.healed_at = 0.0
+    stage.healed_at, notes = 0.0, list(stage.notes)
     with fault.strike(stage):
         stage.crew.wait(fault.hold)
-    stage.healed_at = stage.healed_at or time.time()
+    stage.healed_at, stage.notes = stage.healed_at or time.time(), notes
     stage.crew.wait(stage.chance.uniform(*CALM_SECONDS))
 
 

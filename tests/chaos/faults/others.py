@@ -128,8 +128,8 @@ def _exists(stage: Stage, queue: str) -> bool:
 def handlers_block(stage: Stage) -> Iterator[None]:
     """Some handlers hold up their event loops for a minute."""
     with History(stage.folder / "history.jsonl") as history:
-        for number in range(BLOCKERS):
-            _inject_blocker(stage, history, f"{stage.organism}-block-{number}-")
+        for _ in range(BLOCKERS):
+            _inject_blocker(stage, history, f"{stage.organism}-block-{stage.chance.getrandbits(64):x}-")
     yield
 
 
@@ -137,7 +137,7 @@ def _inject_blocker(stage: Stage, history: History, topic: str) -> None:
     entry = Entry(Told.INVOKE, "block", topic, topic)
     history.write(entry)
     body = {"to": "blocker", "payload": {"topic": topic}}
-    answer = httpx.post(f"{stage.crew.urls[0]}/api/v1/inject", json=body, timeout=10.0)
+    answer = httpx.post(f"{stage.crew.urls[-1]}/api/v1/inject", json=body, timeout=10.0)
     answer.raise_for_status()
     told = answer.json()
     history.write(Entry(Told.OK, "block", topic, topic, told["threadId"], told["messageId"]))
