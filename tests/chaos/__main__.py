@@ -7,6 +7,7 @@ the short form. `BUGS=1` (or `BUG=name`) tries the checker: with a bug switched 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -49,6 +50,7 @@ class _Session:
 def main() -> int:
     """Run what was asked for; 1 where a promise was not kept, or a bug not seen."""
     faults, bugs = _wanted(), _bugs()
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what faults do to the harness's own connections
     with prepared() as ground, _folder() as folder:
         folder.mkdir(parents=True, exist_ok=True)
         rate = rate_for(ground, folder / "capacity", short=bool(os.environ.get("SHORT") or bugs))
