@@ -21,6 +21,7 @@ STANDSTILL = 26.0
 TWO_HEARTBEATS = 20.0
 # Passes of a failpoint until it kills: some, so that there is something to be lost.
 PASSES = (20, 60)
+FEW_PASSES = (4, 12)  # where one request is one pass
 
 # Usage of calls whose worker died before it could tell is booked at the size of their holds.
 WITH_WORKERS = Allowed(expired=True)
@@ -94,7 +95,7 @@ def rolling_restart(stage: Stage) -> Iterator[None]:
 
 
 def _mortal(wiring: Wiring, failpoint: str, chance: Random) -> Wiring:
-    passes = chance.randint(*PASSES)
+    passes = chance.randint(*(FEW_PASSES if failpoint.startswith("gateway.") else PASSES))
     return replace(wiring, environment={"ORGANISM_FAILPOINTS": f"{failpoint}=kill@{passes}"}, mortal=True)
 
 
