@@ -79,8 +79,9 @@ async def test_pages_go_on_from_what_is_taken_to_what_is_not(gateway: Gateway) -
             await take(gateway, sent[taken], taken + 1)
 
 
-async def test_a_kill_takes_back_what_was_not_taken(gateway: Gateway) -> None:
-    thread = (await gateway.inject()).json()["threadId"]
+async def test_a_kill_leaves_in_the_history_what_was_accepted(gateway: Gateway) -> None:
+    accepted = (await gateway.inject()).json()
+    thread = accepted["threadId"]
     await gateway.http.post(f"{API}/threads/{thread}/kill")
-    assert (await gateway.get(f"/threads/{thread}"))["messageCount"] == 0
-    assert await ids(gateway, f"/threads/{thread}/messages") == []
+    assert (await gateway.get(f"/threads/{thread}"))["messageCount"] == 1
+    assert await ids(gateway, f"/threads/{thread}/messages") == [accepted["messageId"]]

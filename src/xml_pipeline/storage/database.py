@@ -44,6 +44,9 @@ _UNAVAILABLE = ("08", "28", "3D", "53", "57", "58", "25006", "25P03", "25P04")
 _Sessions = WeakSet["asyncpg.Connection[Any]"]
 
 
+_SNAPSHOT = text("set transaction isolation level repeatable read, read only")
+
+
 class Database:
     """A pool of connections. Every failure to reach the server is DatabaseUnavailable; the next use connects again."""
 
@@ -105,6 +108,16 @@ class Database:
             if reason is None:
                 raise
             raise DatabaseUnavailable(f"PostgreSQL at {self.place} does not answer: {reason}") from error
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that reads, and sees in all its statements what was committed when the first one began.
+
+        Raises DatabaseUnavailable.
+        """
+        async with self.begin() as connection:
+            await connection.execute(_SNAPSHOT)
+            yield connection
 
     async def ping(self) -> None:
         """Ask the server for a sign of life. Raises DatabaseUnavailable."""

@@ -54,12 +54,9 @@ async def list_messages(
     newest_first: bool = True,
     limit: int = 50,
     offset: int = 0,
-    without: Sequence[UUID] = (),
 ) -> Page[MessageRecord]:
-    """The messages of a thread, or to and from an agent, or all; but not those of `without`."""
+    """The messages of a thread, or to and from an agent, or all."""
     wanted = _wanted(thread_id, agent)
-    if without:
-        wanted.append(messages.c.id.not_in(without))
     total = await connection.scalar(select(func.count()).select_from(messages).where(*wanted))
     place = messages.c.slot if thread_id is not None else messages.c.seq
     order = place.desc() if newest_first else place.asc()

@@ -20,8 +20,10 @@ _MOST_PENDING = 100
 async def read_history(
     connection: AsyncConnection, configured: Configured, thread_id: UUID | None, agent: str | None, page: Page
 ) -> tuple[list[MessageInfo], int]:
-    """One page and how many there are in all: a thread's in their order, everybody's with the newest first."""
-    # Read first, and then left out below: what a router takes in between is shown once.
+    """One page and how many there are in all: a thread's in their order, everybody's with the newest first.
+
+    In one snapshot, so that what a router takes meanwhile is on one side or the other.
+    """
     pending = await list_pending(connection, thread_id=thread_id, agent=agent, limit=_MOST_PENDING)
     ahead = len(pending) if thread_id is None else 0
     first = pending[page.offset : page.offset + page.limit] if ahead else ()
@@ -32,7 +34,6 @@ async def read_history(
         newest_first=thread_id is None,
         limit=page.limit - len(first),
         offset=max(0, page.offset - ahead),
-        without=[row.id for row in pending],
     )
     routed = [message_info(record, configured) for record in found.items]
     last = pending[::-1][max(0, page.offset - found.total) :][: page.limit - len(routed)] if not ahead else ()

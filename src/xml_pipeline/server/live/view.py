@@ -226,7 +226,7 @@ class LiveView:
         """One page, the newest first."""
         if query.agent is not None and not storable(query.agent):
             return [], 0
-        async with self._db.begin() as connection:
+        async with self._db.snapshot() as connection:
             found = await threads.list_threads(
                 connection,
                 status=query.status.value if query.status else None,
@@ -253,7 +253,7 @@ class LiveView:
         id_ = as_uuid(thread_id) if thread_id is not None else None
         if (thread_id is not None and id_ is None) or (agent is not None and not storable(agent)):
             return [], 0
-        async with self._db.begin() as connection:
+        async with self._db.snapshot() as connection:
             return await read_history(connection, self.current.value, id_, agent, page)
 
     async def kill(self, thread_id: str) -> bool:
