@@ -74,12 +74,12 @@ def _try_checker(session: _Session, bugs: Sequence[str]) -> int:
 
 
 def _bugs() -> Sequence[str]:
-    name = os.environ.get("BUG")
-    if name is not None and name not in SEEN_ON:
-        sys.exit(f"there is no bug {name}: there are {', '.join(SEEN_ON)}")
-    if name is not None:
-        return [name]
-    return list(SEEN_ON) if os.environ.get("BUGS") else []
+    names = os.environ.get("BUG", "")
+    bugs = names.split(",") if names else list(SEEN_ON) if os.environ.get("BUGS") else []
+    for name in bugs:
+        if name not in SEEN_ON:
+            sys.exit(f"there is no bug {name}: there are {', '.join(SEEN_ON)}")
+    return bugs
 
 
 def _wanted() -> Sequence[Fault]:

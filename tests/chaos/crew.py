@@ -112,10 +112,15 @@ class Crew:
         self.restarts += 1
 
     @contextmanager
-    def gone(self, places: Sequence[Place]) -> Iterator[None]:
-        """Stopped in order, and started again afterwards."""
+    def gone(self, places: Sequence[Place], *, at_once: bool = False) -> Iterator[None]:
+        """Stopped in order, or killed in one moment, and started again afterwards."""
         for place in places:
-            self.stop(place)
+            place.wanted = False
+        for place in places:
+            if at_once:
+                place.service.kill()
+            else:
+                self.stop(place)
         try:
             yield
         finally:

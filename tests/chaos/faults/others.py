@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from random import Random
 
@@ -12,6 +13,7 @@ import httpx
 from aio_pika.abc import AbstractIncomingMessage
 
 from tests.chaos.checker import Allowed
+from tests.chaos.clients import TARGETS
 from tests.chaos.crew import Wire, Wiring, broken
 from tests.chaos.facts import depths_now
 from tests.chaos.ground import Ground
@@ -25,6 +27,7 @@ from xml_pipeline.message_bus.topology import Names
 REPEATED_EVENTS = 40
 TIMES = 100
 BLOCKERS = 4
+CALLS_UNDER_WAY = 15
 # At most so many seconds before each statement of a router's transactions.
 SLOW = 0.06
 HOUR = 3600.0
@@ -89,12 +92,14 @@ async def _publish(stage: Stage, queue: str, bodies: Sequence[bytes]) -> None:
 
 @contextmanager
 def usage_queue_missing(stage: Stage) -> Iterator[None]:
-    """The ledger is away and its queue is deleted: what is published meanwhile finds no queue.
+    """The ledger dies while calls are under way, and its queue is deleted: their usage finds no queue.
 
     What was in the queue comes back with it, so that whatever is lost was lost by a publisher.
     """
     queue = Names(stage.organism).usage
-    with stage.crew.gone(stage.victims("usage")):
+    _inject_some(stage, "slow", CALLS_UNDER_WAY)
+    stage.crew.wait(0.5)
+    with stage.crew.gone(stage.victims("usage"), at_once=True):
         kept = asyncio.run(_taken_and_deleted(stage, queue))
         stage.crew.wait(4.0)
     stage.crew.wait_for(lambda: _exists(stage, queue), limit=20.0)
@@ -113,7 +118,7 @@ async def _taken_and_deleted(stage: Stage, name: str) -> list[bytes]:
     async with connection:
         taking, deleting = await connection.channel(), await connection.channel()
         await (await taking.get_queue(name)).consume(keep, no_ack=True)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         deleted = await deleting.queue_delete(name)
         await asyncio.sleep(0.2)
     stage.notes.append(f"{len(kept)} messages kept, {deleted.message_count} lost with the queue")
@@ -127,20 +132,32 @@ def _exists(stage: Stage, queue: str) -> bool:
 @contextmanager
 def handlers_block(stage: Stage) -> Iterator[None]:
     """Some handlers hold up their event loops for a minute."""
-    with History(stage.folder / "history.jsonl") as history:
-        for _ in range(BLOCKERS):
-            _inject_blocker(stage, history, f"{stage.organism}-block-{stage.chance.getrandbits(64):x}-")
+    _inject_some(stage, "block", BLOCKERS)
     yield
 
 
-def _inject_blocker(stage: Stage, history: History, topic: str) -> None:
-    entry = Entry(Told.INVOKE, "block", topic, topic)
-    history.write(entry)
-    body = {"to": "blocker", "payload": {"topic": topic}}
-    answer = httpx.post(f"{stage.crew.urls[-1]}/api/v1/inject", json=body, timeout=10.0)
-    answer.raise_for_status()
-    told = answer.json()
-    history.write(Entry(Told.OK, "block", topic, topic, told["threadId"], told["messageId"]))
+def _inject_some(stage: Stage, what: str, count: int) -> None:
+    """Requests beside those of the clients, in the same history, all at once."""
+    with History(stage.folder / "history.jsonl") as history, ThreadPoolExecutor(count) as pool:
+        for _ in range(count):
+            topic = f"{stage.organism}-{what}-{stage.chance.getrandbits(64):x}-"
+            pool.submit(_inject, stage.crew.urls[-1], history, what, topic)
+
+
+def _inject(url: str, history: History, what: str, topic: str) -> None:
+    history.write(Entry(Told.INVOKE, what, topic, topic))
+    body = {"to": TARGETS[what], "payload": {"topic": topic}}
+    try:
+        answer = httpx.post(f"{url}/api/v1/inject", json=body, timeout=10.0)
+    except httpx.TransportError:
+        history.write(Entry(Told.UNKNOWN, what, topic, topic))
+        return
+    if not answer.is_success:
+        told = Told.UNKNOWN if answer.is_server_error else Told.FAIL
+        history.write(Entry(told, what, topic, topic, status=answer.status_code))
+        return
+    ids = answer.json()
+    history.write(Entry(Told.OK, what, topic, topic, ids["threadId"], ids["messageId"]))
 
 
 FAULTS = (
@@ -149,7 +166,7 @@ FAULTS = (
         "slow-routers",
         "Two routers that come in between each other's statements: whatever their order, nothing is lost or doubled",
         nothing,
-        hold=6.0,
+        hold=12.0,
         wire=slow_routers,
         short=True,
     ),
