@@ -71,6 +71,7 @@ class Verdict:
     reruns: int = 0
     extra_calls: int = 0
     killed: int = 0
+    expired_rows: list[str] = field(default_factory=list)  # each with what was booked and what was used
 
     @property
     def passed(self) -> bool:
@@ -195,8 +196,15 @@ def _check_tokens(facts: Facts, allowed: Allowed, verdict: Verdict) -> None:
             verdict.off.append(f"call {row.call} used {truth} and is booked as {row.tokens}")
     for row in facts.expired:
         truth = facts.truth.get(row.call)
+        verdict.expired_rows.append(_told_expired(row, truth))
         if truth is not None:
             _check_expired(row, truth, allowed, verdict)
+
+
+def _told_expired(row: Booked, truth: Call | None) -> str:
+    used = "was never answered" if truth is None else f"used {_sum(truth)} tokens"
+    why = "its worker was lost" if row.living else "its thread was killed"
+    return f"call {row.call} {used} and is booked at its hold's {_sum(row.tokens)}: {why}"
 
 
 def _check_expired(row: Booked, truth: Call, allowed: Allowed, verdict: Verdict) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from tests.chaos.run import Report
 
 _MOST_FINDINGS = 12
+_MOST_EXPIRED = 6
 _COLUMNS = (
     ("fault", -32),
     ("seed", 5),
@@ -15,7 +16,8 @@ _COLUMNS = (
     ("happened", 9),
     ("lost", 5),
     ("doubled", 8),
-    ("tokens off", 11),
+    ("tokens", 9),
+    ("off", 5),
     ("measured", 9),
     ("expired", 8),
     ("reruns", 7),
@@ -47,6 +49,7 @@ def _values(report: Report) -> tuple[object, ...]:
         verdict.unknown_happened,
         len(verdict.lost),
         len(verdict.doubled),
+        verdict.tokens_expected,
         verdict.tokens_booked - verdict.tokens_expected,
         verdict.measured,
         verdict.expired,
@@ -82,6 +85,10 @@ def findings(report: Report) -> Iterator[str]:
     if report.recovery is None or report.recovery > report.target:
         yield f"the first turn after the heal came late: the target is {report.target:g} s"
     yield from report.notes
+    for line in verdict.expired_rows[:_MOST_EXPIRED]:
+        yield f"expired: {line}"
+    if len(verdict.expired_rows) > _MOST_EXPIRED:
+        yield f"expired: and {len(verdict.expired_rows) - _MOST_EXPIRED} more, in expired.txt of the run's folder (KEEP)"
     if not report.passed:
         yield f"again: make chaos FAULT={report.fault} SEED={report.seed}"
 

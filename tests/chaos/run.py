@@ -213,6 +213,7 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
     facts = read_facts_now(stage.database_url, stage.amqp_url, queues, load.history, answered, crashes)
     verdict = check(facts, fault.allowed)
     verdict.off += stage.shortcomings
+    (stage.folder / "expired.txt").write_text("".join(f"{line}\n" for line in verdict.expired_rows))
     return Report(
         fault=fault.name,
         seed=seed,
