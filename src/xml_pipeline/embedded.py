@@ -129,11 +129,24 @@ async def _run_services(
     router_bus, usage_bus, worker_bus, gateway_bus = [
         await connect(f"{service}-{instance}") for service in ("router", "usage", "agent-worker", "gateway")
     ]
+    # A stop that the organism is asked for is one of the whole: router and ledger do not leave by themselves.
     router = run_router(
-        router_bus, database, organism, stop=core, instance=f"router-{instance}", health=health.part("router")
+        router_bus,
+        database,
+        organism,
+        stop=core,
+        instance=f"router-{instance}",
+        health=health.part("router"),
+        asked=stop,
     )
     usage = run_usage(
-        usage_bus, database, organism, stop=core, instance=f"usage-{instance}", health=health.part("usage")
+        usage_bus,
+        database,
+        organism,
+        stop=core,
+        instance=f"usage-{instance}",
+        health=health.part("usage"),
+        asked=stop,
     )
     worker = run_worker(
         worker_bus,

@@ -123,3 +123,18 @@ async def test_going_down_gives_up_redrives_that_no_router_has_taken(
     async with database.begin() as connection:
         rows = await connection.execute(text("select status, open, taken_at is not null from threads, inbox"))
         assert [tuple(row) for row in rows] == [("error", 0, True)]
+
+
+async def test_a_migration_lets_others_pass_while_a_table_is_held(database: Database, empty_database_url: str) -> None:
+    await migrate_database(empty_database_url, revision="0001")
+    async with database.begin() as reader:
+        await reader.execute(text("select count(*) from inbox"))
+        migrating = asyncio.create_task(migrate_database(empty_database_url))
+        async with asyncio.timeout(20):
+            for _ in range(30):
+                async with database.begin() as other:
+                    await other.execute(text("select count(*) from inbox"))
+                await asyncio.sleep(0.1)
+        assert not migrating.done()
+    await migrating
+    await require_current_schema(database)

@@ -34,10 +34,18 @@ _QUIET = 0.2
 
 
 async def run_usage(
-    bus: Bus, db: Database, organism: Organism, *, stop: asyncio.Event, instance: str, health: Health | None = None
+    bus: Bus,
+    db: Database,
+    organism: Organism,
+    *,
+    stop: asyncio.Event,
+    instance: str,
+    health: Health | None = None,
+    asked: asyncio.Event | None = None,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
+    `asked` is set in place of `stop` when the organism is asked to: for whoever stops its services in their order.
     Raises DatabaseUnavailable, SchemaOutdated and BrokerUnavailable at the start; afterwards it waits for what is gone.
     """
     arm_failpoints()
@@ -47,7 +55,7 @@ async def run_usage(
     async with db.begin() as connection:
         version = (await configuration.publish(connection, organism)).version
         started_at = await database_time(connection)
-    service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health())
+    service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health(), asked or stop)
     await service.run()
 
 
@@ -64,6 +72,7 @@ class _Usage:
         started_at: datetime,
         stop: asyncio.Event,
         health: Health,
+        asked: asyncio.Event,
     ) -> None:
         self._bus = bus
         self._db = db
@@ -74,6 +83,7 @@ class _Usage:
         self._names = Names(organism.name)
         self._books = Bookkeeper(bus, db, organism)
         self._stop = stop
+        self._asked = asked
         self._health = health
         self._enough = asyncio.Event()
 
@@ -125,7 +135,7 @@ class _Usage:
             version = await configuration.latest_version(connection)
             latest = await configuration.latest(connection) if version > self._version else None
         if state.stops(self._started_at):
-            self._stop.set()
+            self._asked.set()
         if latest is not None:
             await self._reconfigure(latest)
 

@@ -41,7 +41,7 @@ async def publish_released(bus: Bus, now: Configured, released: Sequence[Release
 async def publish_events(bus: Bus, now: Configured, events: Iterable[Event]) -> None:
     """Tell the live feed. Nobody waits for it: who missed a frame reads the database."""
     frame = EventFrame(events=tuple(events))
-    if frame.events:
+    if frame.events and bus.connected:
         body = frame.model_dump_json().encode()
         await bus.publish([Outgoing(now.names.events, FEED_KEY, body, persistent=False)], timeout=1.0)
 

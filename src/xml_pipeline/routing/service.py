@@ -41,10 +41,18 @@ Loop = Coroutine[None, None, None]
 
 
 async def run_router(
-    bus: Bus, db: Database, organism: Organism, *, stop: asyncio.Event, instance: str, health: Health | None = None
+    bus: Bus,
+    db: Database,
+    organism: Organism,
+    *,
+    stop: asyncio.Event,
+    instance: str,
+    health: Health | None = None,
+    asked: asyncio.Event | None = None,
 ) -> None:
     """Route until `stop` is set or the organism is asked to stop; the batch in hand is finished first.
 
+    `asked` is set in place of `stop` when the organism is asked to: for whoever stops its services in their order.
     Raises DatabaseUnavailable, BrokerUnavailable and SchemaOutdated at the start; afterwards it waits for what is gone.
     """
     arm_failpoints()
@@ -54,7 +62,7 @@ async def run_router(
         version = (await configuration.publish(connection, organism)).version
         started_at = await organism_state.database_time(connection)
     current = Current(configured(organism, version))
-    watch = Watch(bus, db, current, started_at, stop)
+    watch = Watch(bus, db, current, started_at, asked or stop)
     async with _consumers(bus, current) as (ingress, dead, notices):
         log.info("router_started", instance=instance, organism=organism.name, version=version)
         await _run(bus, db, current, watch, (ingress, dead, notices), stop, instance, health or Health())

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from xml_pipeline.health.pulse import beat
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.delivery import declare_again, publish_events, publish_released
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 # Seconds after which something that normally takes milliseconds counts as forgotten.
 PATIENCE = 1.0
 LIMIT = 200
+# Of forgotten injects in one round, so that the rest of it has its turn.
+MOST_BATCHES = 10
 
 
 class Sweep:
@@ -68,7 +71,8 @@ class Sweep:
                 await routing_sweep.save_capacities(connection, capacities, lower=self._workers.all_heard(now))
 
     async def _take_forgotten_injects(self) -> None:
-        while True:
+        for _ in range(MOST_BATCHES):
+            beat()
             async with self._db.begin() as connection:
                 ids = await routing_sweep.untaken_inbox(connection, older_than=PATIENCE, limit=LIMIT)
             await self._pipeline.run([Inject(id_) for id_ in ids])
@@ -107,8 +111,8 @@ class Sweep:
             return False
         depth = await self._bus.depth(self._current.configured.names.agent(listener))
         if depth is None and self._bus.connected:
+            # Gone, or only not answering: one that was made anew is found empty in the next round.
             await declare_again(self._bus, self._current.configured)
-            return True
         return depth == 0
 
     async def _publish_unconfirmed(self) -> None:

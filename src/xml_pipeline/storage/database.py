@@ -82,6 +82,7 @@ class Database:
             max_overflow=max_overflow,
             pool_timeout=connect_timeout,
             pool_pre_ping=True,
+            hide_parameters=True,  # they are payloads, and errors are logged
         )
         return cls(engine, dsn, sessions)
 

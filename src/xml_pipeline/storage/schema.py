@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 
-from xml_pipeline.errors import SchemaOutdated
+from xml_pipeline.errors import DatabaseUnavailable, SchemaOutdated
 from xml_pipeline.storage.database import Database
+
+log = structlog.get_logger(__name__)
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 # Any number that nothing else in the database locks.
 _MIGRATION_LOCK = 0x786D_6C70
+# Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again.
+_NO_LONG_WAIT = text("set local lock_timeout = '1s'")
+_LOCK_NOT_AVAILABLE = "55P03"
+_TRIES = 60
+_PAUSE = 1.0
 
 
 def migrate(url: str) -> None:
@@ -30,14 +39,29 @@ async def migrate_database(url: str, *, revision: str = "head") -> None:
     """As `migrate`, inside an event loop; an older `revision` takes the schema down to it."""
     database = Database.connect(url, application_name="migrate", command_timeout=None)
     try:
-        async with database.begin() as connection:
-            await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            found = await connection.run_sync(_found_revisions)
-            if not found <= _known_revisions():
-                raise SchemaOutdated(_what_to_do(database.place, found))
-            await connection.run_sync(_move_to, revision)
+        for _ in range(_TRIES):
+            try:
+                return await _migrate_once(database, revision)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                    raise
+                log.warning("migration_waits_for_lock", seconds=_PAUSE)
+                await asyncio.sleep(_PAUSE)
+        raise DatabaseUnavailable(
+            f"somebody held a table of the database at {database.place} all the time: end long transactions, try again"
+        )
     finally:
         await database.close()
+
+
+async def _migrate_once(database: Database, revision: str) -> None:
+    async with database.begin() as connection:
+        await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        await connection.execute(_NO_LONG_WAIT)
+        found = await connection.run_sync(_found_revisions)
+        if not found <= _known_revisions():
+            raise SchemaOutdated(_what_to_do(database.place, found))
+        await connection.run_sync(_move_to, revision)
 
 
 async def require_current_schema(database: Database) -> None:

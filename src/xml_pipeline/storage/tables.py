@@ -174,6 +174,8 @@ dead_letters = Table(
     Column("redrive_id", Uuid),
     Column("redrive_hash", LargeBinary),  # of the request that redrove it
     Index("ix_dead_letters_created_at", "created_at"),
+    Index("ix_dead_letters_listener", "listener", "created_at"),
+    Index("ix_dead_letters_thread_id", "thread_id"),
 )
 
 listeners = Table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 from xml_pipeline.health.checks import SUBSCRIBE_LIMIT, Phase, Report
 from xml_pipeline.health.health import BROKER, STEP_LIMIT, Health
 from xml_pipeline.health.pulse import Beat, Pulse, beat, rest
+from xml_pipeline.message_bus.memory import MemoryBroker
+from xml_pipeline.message_bus.port import Outgoing, Published
+from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.server.live.outbox import Outbox
 
 TIMES = st.floats(0, 1e6)
 
@@ -231,3 +235,24 @@ async def test_a_process_of_several_services_tells_of_all(clock: Clock) -> None:
 def test_outside_of_loops_beats_are_nothing() -> None:
     beat()
     assert asyncio.run(rest(asyncio.sleep(0, "done"))) == "done"
+
+
+async def test_a_gateways_outbox_makes_progress_while_no_broker_takes_anything(
+    clock: Clock, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, enough, beats = MemoryBroker().connect(), asyncio.Event(), Outgoing("events", "heartbeat", b"")
+    outbox = Outbox(bus, Names("quiet"))
+
+    async def publish(messages: Sequence[Outgoing], *, timeout: float = 5.0) -> list[Published]:
+        clock.now += timeout
+        assert health.alive().ok
+        if clock.now < 1000.0 + 3 * STEP_LIMIT:
+            outbox.add([beats])
+        else:
+            enough.set()
+        return [Published.UNKNOWN] * len(messages)
+
+    monkeypatch.setattr(bus, "publish", publish)
+    outbox.add([beats])
+    async with running(asyncio.create_task(health.loop("outbox", outbox.run))), asyncio.timeout(10):
+        await enough.wait()

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from xml_pipeline.health.pulse import rest
+from xml_pipeline.health.pulse import beat, rest
 from xml_pipeline.message_bus.messages import ControlHint, EventFrame
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.message_bus.topology import Names
@@ -66,6 +66,7 @@ class Outbox:
             await rest(self._wake.wait())
             self._wake.clear()
             while batch := self._take():
+                beat()  # without a broker each takes its time, and there is always more
                 await self._publish(batch)
             self._idle.set()
 

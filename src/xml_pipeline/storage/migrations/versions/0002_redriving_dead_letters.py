@@ -22,11 +22,15 @@ def upgrade() -> None:
     op.add_column("dead_letters", sa.Column("redriven_at", sa.DateTime(timezone=True)))
     op.add_column("dead_letters", sa.Column("redrive_id", sa.Uuid()))
     op.add_column("dead_letters", sa.Column("redrive_hash", sa.LargeBinary()))
+    op.create_index("ix_dead_letters_listener", "dead_letters", ["listener", "created_at"])
+    op.create_index("ix_dead_letters_thread_id", "dead_letters", ["thread_id"])
 
 
 def downgrade() -> None:
     """Forget it. What was accepted to be redriven and is not routed yet is given up."""
     op.execute(_GIVE_UP)
+    op.drop_index("ix_dead_letters_thread_id", "dead_letters")
+    op.drop_index("ix_dead_letters_listener", "dead_letters")
     for column in reversed(_OF_LETTERS):
         op.drop_column("dead_letters", column)
     op.drop_column("inbox", "letter_id")
