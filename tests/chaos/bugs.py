@@ -204,6 +204,8 @@ def slow_down(most: float) -> None:
 
 
 def _put(owner: Any, name: str, value: object) -> None:
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner} has no {name}: the bug has to be put elsewhere")
     setattr(owner, name, value)
 
 

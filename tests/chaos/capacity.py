@@ -8,6 +8,8 @@ from pathlib import Path
 
 import asyncpg
 
+from tests.chaos.checker import STEPS
+from tests.chaos.clients import MIX, TARGETS
 from tests.chaos.crew import COUNTS
 from tests.chaos.ground import Ground, make_organism
 from tests.chaos.load import active_threads, inject_all, until
@@ -17,12 +19,14 @@ from tests.support.fleet import Fleet, running
 STUDIES = 120
 WARM_UP = 20
 SHARE = 0.4
+STUDY_MESSAGES = 24
 SHORT_RATE = 10.0
 
 
 def rate_for(ground: Ground, folder: Path, *, short: bool) -> float:
-    """Injects a second to load with: 40 percent of what the services manage, in the short form at most ten."""
-    rate = SHARE * measure(ground, folder)
+    """Injects a second to load with: 40 percent of the messages that the services manage; at most ten if `short`."""
+    messages = sum(share * STEPS[TARGETS[what]].total() for what, share in MIX.items()) / sum(MIX.values())
+    rate = SHARE * measure(ground, folder) * STUDY_MESSAGES / messages
     return min(rate, SHORT_RATE) if short else rate
 
 

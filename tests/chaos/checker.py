@@ -41,16 +41,25 @@ STEPS: Mapping[str, Counter[Step]] = {
 CALLS: Mapping[str, int] = {"planner": 12, "talker": 1, "slow": 1}
 """LLM calls of one request when nothing runs twice."""
 
+ANSWERS: Mapping[str, str] = {"planner": "{topic} 2 8", "talker": "{topic}", "slow": "{topic}"}
+"""What a response has to say: the topic of its request, and for a study its rounds and findings."""
+
 FAILING = frozenset({"poison", "blocker"})
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a fault may cost beside time. `expired`: calls whose usage was lost with their worker, booked at their
-    hold's size. `reruns`: attempts that a deadline had to find, since the broker lost what it held."""
+    """What a fault may cost beside time.
+
+    `expired`: calls whose usage was lost with their worker, booked at their hold's size. `reruns`: attempts that a
+    deadline had to find, since the broker lost what it held. `twice`: handlers that ran again, or calls made again.
+    `errors`: answers 5xx.
+    """
 
     expired: bool = False
     reruns: bool = False
+    twice: bool = True
+    errors: bool = True
 
 
 @dataclass(slots=True)
@@ -87,6 +96,7 @@ def check(facts: Facts, allowed: Allowed) -> Verdict:
     _check_tokens(facts, allowed, verdict)
     _check_letters(facts, verdict)
     _check_attempts(facts, allowed, verdict)
+    verdict.off += [f"answered with {status}: {count} times" for status, count in _undue(facts, allowed).items()]
     verdict.off += [f"{name}: {count}" for name, count in facts.anomalies.items() if count]
     verdict.off += [f"{count} left in {queue}" for queue, count in facts.queued.items() if count]
     verdict.off += facts.crashes
@@ -94,6 +104,13 @@ def check(facts: Facts, allowed: Allowed) -> Verdict:
 
 
 # What clients were promised
+
+
+def _undue(facts: Facts, allowed: Allowed) -> Mapping[int, int]:
+    """No client of these deserves a 4xx; and what refuses nothing answers no 5xx."""
+    statuses = Counter(status for operation in facts.operations for status in operation.statuses)
+    most = 499 if allowed.errors else 599
+    return {status: count for status, count in statuses.items() if 400 <= status <= most}
 
 
 def _check_operations(facts: Facts, verdict: Verdict) -> None:
@@ -136,6 +153,8 @@ def _check_replies(request: Request, status: str, verdict: Verdict) -> None:
         verdict.doubled.append(f"{request.topic} was answered {request.replies} times")
     if request.replies == 0 and status != "killed":
         verdict.lost.append(f"{request.topic} was never answered")
+    if request.told is not None and request.told != ANSWERS.get(request.to, "").format(topic=request.topic):
+        verdict.lost.append(f"{request.topic} was answered with {request.told!r}")
     if (request.errors > 0) != (request.to in FAILING) and request.replies:
         verdict.lost.append(f"{request.topic} was answered with {request.errors} errors")
 
@@ -153,8 +172,11 @@ def _check_threads(facts: Facts, verdict: Verdict) -> None:
     asked: dict[str, list[Request]] = defaultdict(list)
     for request in facts.requests:
         asked[request.thread].append(request)
+    killers = {operation.thread for operation in facts.operations if operation.what == "kill"}
     for thread in facts.threads.values():
         verdict.killed += thread.status == "killed"
+        if thread.status == "killed" and thread.id not in killers:
+            verdict.lost.append(f"thread {thread.id} was killed, and nobody had asked for it")
         _check_steps(thread, asked[thread.id], verdict)
         _check_status(thread, asked[thread.id], verdict)
 
@@ -244,3 +266,5 @@ def _check_attempts(facts: Facts, allowed: Allowed, verdict: Verdict) -> None:
     needed = sum(CALLS.get(request.to, 0) for request in alive)
     made = sum(row.living for row in (*facts.measured, *facts.expired))
     verdict.extra_calls = max(0, made - needed)
+    if not allowed.twice and (verdict.extra_calls or facts.idle_turns):
+        verdict.doubled.append(f"{facts.idle_turns} handlers ran again, {verdict.extra_calls} calls were made again")

@@ -27,6 +27,8 @@ TARGETS = {"study": "planner", "say": "talker", "slow": "slow", "poison": "poiso
 # Of a hundred studies, so many are killed on their way; of a hundred requests, so many are sent once and never again.
 KILLED = 3
 SENT_ONCE = 15
+# And so many, accepted, are sent once more with the same key, to whichever gateway.
+SENT_AGAIN = 8
 
 TRY_SECONDS = 8.0
 REPEAT_SECONDS = 90.0
@@ -92,9 +94,12 @@ class Clients:
         if thread is not None:
             body["threadId"] = thread
         repeats = self._chance.randrange(100) >= SENT_ONCE
+        again = self._chance.randrange(100) < SENT_AGAIN
         kill = what == "study" and self._chance.randrange(100) < KILLED
         entry = Entry(Told.INVOKE, what, topic, key, thread)
         answer = await self._until_told(entry, "/api/v1/inject", body, {"Idempotency-Key": key}, repeats)
+        if again and answer is not None:
+            await self._try(entry, "/api/v1/inject", body, {"Idempotency-Key": key})
         if kill and answer is not None:
             await self._kill(topic, str(answer["threadId"]))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.support.fleet import Fleet, Service
-from tests.support.processes import SupportError, tail
+from tests.support.processes import SupportError, end, tail
 
 COUNTS: Mapping[str, int] = {"gateway": 2, "router": 2, "usage": 2, "agent-worker": 2}
 LOOK_SECONDS = 0.05
@@ -127,6 +127,17 @@ class Crew:
             for place in places:
                 self.restart(place)
 
+    def end(self) -> None:
+        """Stop all, as they should be stopped: workers first, whose last turns somebody has to take."""
+        for name in ("agent-worker", "gateway", "router", "usage"):
+            places = self.of(name)
+            for place in places:
+                place.service.process.terminate()
+            for place in places:
+                end(place.service.process, grace=END_SECONDS)
+                if place.service.process.returncode != 0:
+                    self.crashes.append(f"{place.label} ended its stop with {place.service.process.returncode}")
+
     # Supervision
 
     def supervise(self) -> None:
@@ -148,9 +159,9 @@ class Crew:
 
     def wait_for(self, condition: Callable[[], bool], *, limit: float, interval: float = LOOK_SECONDS) -> bool:
         """Supervise until the condition holds, at most `limit` seconds; whether it does."""
-        end = time.monotonic() + limit
+        deadline = time.monotonic() + limit
         while not condition():
-            left = end - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 return False
             self.supervise()

@@ -22,7 +22,10 @@ Step = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A message from outside as the log has it, and how many messages went back for it."""
+    """A message from outside as the log has it, and what went back for it.
+
+    `told`: the topic of the response, and of a study its rounds and findings; None where there was none.
+    """
 
     id: str
     thread: str
@@ -30,6 +33,7 @@ class Request:
     topic: str
     replies: int
     errors: int
+    told: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,12 @@ class Facts:
     crashes: Sequence[str] = ()
 
 
+_KEYS = "period, agent_id, model, provider"
+_ROLLED = f"""select {_KEYS}, hour, sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+    from usage_rollups where requests <> 0 group by {_KEYS}, hour"""  # noqa: S608 - no input of anybody
+_SUMMED = f"""select {_KEYS}, date_bin('1 hour', granted_at, timestamptz '2000-01-01 00:00:00+00'), count(*),
+    sum(prompt_tokens), sum(completion_tokens), sum(cost) from usage_events group by {_KEYS}, 5"""  # noqa: S608 - no input of anybody
+
 ANOMALIES = {
     "messages never closed": "select count(*) from messages where state <> 'closed'",
     "injects never taken": "select count(*) from inbox where taken_at is null",
@@ -101,16 +111,20 @@ ANOMALIES = {
         (select coalesce(sum(e.prompt_tokens), 0), coalesce(sum(e.completion_tokens), 0)
         from usage_events e where e.thread_id = b.thread_id)""",
     "budgets overspent": "select count(*) from budgets where prompt_tokens + completion_tokens > max_tokens",
-    "rollups that are not the sums of events": """select count(*) from (
-        select agent_id, sum(requests) n, sum(prompt_tokens) p, sum(completion_tokens) c from usage_rollups group by 1
-        except select agent_id, count(*), sum(prompt_tokens), sum(completion_tokens) from usage_events group by 1) o""",
+    "rollups that are not the sums of events": f"""select count(*) from (
+        ({_ROLLED} except {_SUMMED}) union all ({_SUMMED} except {_ROLLED})) off""",  # noqa: S608 - no input
 }
 
 _TOPIC = "substring(convert_from(body, 'UTF8') from '<topic>([^<]*)</topic>')"
 
+_TOLD = """concat_ws(' ', substring(convert_from(a.body, 'UTF8') from '<topic>([^<]*)</topic>'),
+    substring(convert_from(a.body, 'UTF8') from '<rounds>([^<]*)</rounds>'),
+    substring(convert_from(a.body, 'UTF8') from '<findings>([^<]*)</findings>'))"""
+
 _REQUESTS = f"""
 select m.id::text, m.thread_id::text, m.to_id, {_TOPIC.replace("body", "m.body")} as topic,
-       count(a.id)::int as replies, (count(a.id) filter (where a.kind = 'error'))::int as errors
+       count(a.id)::int as replies, (count(a.id) filter (where a.kind = 'error'))::int as errors,
+       string_agg({_TOLD}, ' + ') filter (where a.kind = 'response') as told
 from messages m left join messages a on a.answers = m.id and a.to_id = 'api'
 where m.from_id = 'api' group by m.id
 """  # noqa: S608 - no input of anybody

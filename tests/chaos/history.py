@@ -66,6 +66,7 @@ class Operation:
     key: str
     thread: str | None = None
     answers: tuple[tuple[str | None, str | None], ...] = ()  # of each `ok`: thread and message
+    statuses: tuple[int, ...] = ()  # of the answers that were no success
     tries: int = 0
     failures: int = 0
 
@@ -78,6 +79,8 @@ class Operation:
             self.answers = (*self.answers, (entry.thread, entry.message))
         elif entry.told is Told.FAIL:
             self.failures += 1
+        if entry.told in (Told.FAIL, Told.UNKNOWN) and entry.status is not None:
+            self.statuses = (*self.statuses, entry.status)
 
     @property
     def told(self) -> Told:

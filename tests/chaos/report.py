@@ -82,15 +82,19 @@ def findings(report: Report) -> Iterator[str]:
             yield f"{title}: and {len(found) - _MOST_FINDINGS} more"
     if report.drain is None:
         yield "it never came to its end"
-    if report.recovery is None or report.recovery > report.target:
-        yield f"the first turn after the heal came late: the target is {report.target:g} s"
+    if not report.in_time:
+        yield f"turns came late: the target is {report.target:g} s, beside {report.outage:.1f} s of outage"
     yield from report.notes
-    for line in verdict.expired_rows[:_MOST_EXPIRED]:
-        yield f"expired: {line}"
-    if len(verdict.expired_rows) > _MOST_EXPIRED:
-        yield f"expired: and {len(verdict.expired_rows) - _MOST_EXPIRED} more, in expired.txt of the run's folder (KEEP)"
+    yield from _expired(verdict.expired_rows)
     if not report.passed:
-        yield f"again: make chaos FAULT={report.fault} SEED={report.seed}"
+        yield f"again: make chaos FAULT={report.fault} SEED={report.seed} RATE={report.rate:.1f}"
+
+
+def _expired(rows: Sequence[str]) -> Iterator[str]:
+    for line in rows[:_MOST_EXPIRED]:
+        yield f"expired: {line}"
+    if len(rows) > _MOST_EXPIRED:
+        yield f"expired: and {len(rows) - _MOST_EXPIRED} more, in expired.txt of the run's folder (KEEP)"
 
 
 def closing(reports: Sequence[Report]) -> str:

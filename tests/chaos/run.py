@@ -18,7 +18,7 @@ import asyncpg
 
 from tests.chaos.checker import Allowed, Verdict, check
 from tests.chaos.crew import COUNTS, Crew, Place, Wire, as_usual
-from tests.chaos.facts import read_facts_now
+from tests.chaos.facts import depths_now, read_facts_now
 from tests.chaos.ground import Ground, make_organism, queues_of
 from tests.support.broker import unique_organism
 from tests.support.fleet import ROOT, Fleet
@@ -46,6 +46,12 @@ class Stage:
     notes: list[str] = field(default_factory=list)
     shortcomings: list[str] = field(default_factory=list)  # what a fault itself found wrong
     spared: frozenset[int] = frozenset()  # the numbers of places that no fault may touch
+
+    def require(self, count: int, what: str) -> None:
+        """A fault says what it has done; one that did nothing has not been tried."""
+        self.notes.append(f"{count} {what}")
+        if count == 0:
+            self.shortcomings.append(f"the fault had no effect: 0 {what}")
 
     def victims(self, name: str) -> list[Place]:
         """The services of this name that a fault may break."""
@@ -103,6 +109,7 @@ class Report:
     recovery: float | None
     gap: float | None
     drain: float | None
+    outage: float  # from the strike to the heal
     restarts: int
     seconds: float
     rate: float
@@ -111,8 +118,14 @@ class Report:
     @property
     def passed(self) -> bool:
         """Everything kept, everything ended, and soon enough."""
-        in_time = self.recovery is not None and self.recovery <= self.target
-        return self.verdict.passed and self.drain is not None and in_time
+        return self.verdict.passed and self.drain is not None and self.in_time
+
+    @property
+    def in_time(self) -> bool:
+        """The first turn came soon after the heal, and nothing stood still for longer than that beside the outage."""
+        if self.recovery is None or self.gap is None:
+            return False
+        return self.recovery <= self.target and self.gap <= self.outage + self.target
 
 
 class Load:
@@ -185,7 +198,8 @@ def _perform(stage: Stage, fault: Fault, seed: int, rate: float, began: float) -
         drained = _drain(stage, fault.patience)
     finally:
         load.close()
-    stage.crew.fleet.stop()
+    _settle(stage)
+    stage.crew.end()
     return _judge(stage, fault, load, seed, stopped if drained else None, began)
 
 
@@ -193,7 +207,7 @@ def _strike(stage: Stage, fault: Fault) -> None:
     stage.struck_at = time.time()
     with fault.strike(stage):
         stage.crew.wait(fault.hold)
-    stage.healed_at = stage.healed_at or time.time()
+    stage.healed_at = max(stage.healed_at or time.time(), stage.struck_at)
 
 
 _OPEN = """
@@ -204,6 +218,21 @@ select (select count(*) from threads where open <> 0) + (select count(*) from ho
 def _drain(stage: Stage, limit: float) -> bool:
     """Until nothing is open; whether it came to that within `limit` seconds."""
     return stage.crew.wait_for(lambda: stage.count(_OPEN) == 0, limit=limit, interval=0.25)
+
+
+_TURNS = "select count(*) from turns"
+
+
+def _settle(stage: Stage) -> None:
+    """Until queues are empty and no turn comes any more: what ran twice has to have its end, too."""
+    before = -1
+
+    def still() -> bool:
+        nonlocal before
+        turns, before = before, stage.count(_TURNS)
+        return turns == before and not any(depths_now(stage.amqp_url, queues_of(stage.organism)).values())
+
+    stage.crew.wait_for(still, limit=15.0, interval=1.0)
 
 
 def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | None, began: float) -> Report:
@@ -222,6 +251,7 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
         recovery=_first_closed(stage),
         gap=_longest_gap(stage),
         drain=None if stopped is None else max(0.0, _last_closed(stage) - stopped),
+        outage=stage.healed_at - stage.struck_at,
         restarts=stage.crew.restarts,
         seconds=time.monotonic() - began,
         rate=load.rate,
@@ -231,7 +261,7 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
 
 def failed(fault: Fault, seed: int, rate: float, reason: str) -> Report:
     """A run that came to no verdict."""
-    return Report(fault.name, seed, Verdict(off=[reason]), fault.target, None, None, None, 0, 0.0, rate)
+    return Report(fault.name, seed, Verdict(off=[reason]), fault.target, None, None, None, 0.0, 0, 0.0, rate)
 
 
 _HANDLED = "from messages where outcome = 'handled' and closed_at > to_timestamp($1)"

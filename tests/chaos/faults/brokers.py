@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,9 @@ from tests.chaos.run import Fault, Stage
 from tests.chaos.tools.broker_control import BrokerControl, memory_alarm
 
 # What was handed out before may be past its deadline when the broker is back.
-LATE = Allowed(reruns=True)
+LATE = Allowed(reruns=True, errors=False)
 # What the broker forgot was confirmed: assignments run again, usage is booked at the size of its hold.
-FORGOTTEN = Allowed(expired=True, reruns=True)
+FORGOTTEN = Allowed(expired=True, reruns=True, errors=False)
 OUTAGE = 3.0
 
 
@@ -21,16 +22,20 @@ OUTAGE = 3.0
 def restarted(stage: Stage) -> Iterator[None]:
     """Stopped in order."""
     stage.ground.node.stop()
-    yield
-    stage.ground.node.start()
+    try:
+        yield
+    finally:
+        stage.ground.node.start()
 
 
 @contextmanager
 def killed(stage: Stage) -> Iterator[None]:
     """SIGKILL: what it confirmed is on its disk."""
     stage.ground.node.kill()
-    yield
-    stage.ground.node.start()
+    try:
+        yield
+    finally:
+        stage.ground.node.start()
 
 
 @contextmanager
@@ -47,9 +52,14 @@ def suspended(stage: Stage) -> Iterator[None]:
 def emptied(stage: Stage) -> Iterator[None]:
     """It comes back as another one would: no queues, no messages."""
     stage.ground.node.kill()
-    yield
-    stage.ground.node.wipe()
-    stage.ground.node.start()
+    try:
+        yield
+    finally:
+        stage.ground.node.wipe()
+        stage.ground.node.start()
+
+
+_UNCONFIRMED = "select count(*) from messages where state = 'out' and not confirmed"
 
 
 @contextmanager
@@ -57,6 +67,7 @@ def alarmed(stage: Stage) -> Iterator[None]:
     """It says that it is out of memory, and takes nothing from those who publish."""
     with memory_alarm(stage.ground.node):
         yield
+        stage.require(stage.count(_UNCONFIRMED), "messages that the broker has not taken")
 
 
 @contextmanager
@@ -67,7 +78,8 @@ def purged(stage: Stage) -> Iterator[None]:
         with stage.crew.gone(stage.victims(name)):
             stage.crew.wait(OUTAGE / 2)
             dropped = sum(control.purge(queue) for queue in queues_of(stage.organism))
-        stage.notes.append(f"{dropped} messages dropped while no {name} was there")
+        stage.require(dropped, f"messages dropped while no {name} was there")
+        stage.healed_at = time.time()
     yield
 
 
@@ -78,7 +90,8 @@ def queues_deleted(stage: Stage) -> Iterator[None]:
     queues = queues_of(stage.organism)
     stage.chance.shuffle(queues)
     lost = sum(control.delete(queue) for queue in queues)
-    stage.notes.append(f"{lost} messages went with their queues")
+    stage.healed_at = time.time()
+    stage.notes.append(f"{len(queues)} queues deleted, {lost} messages went with them")
     yield
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from random import Random
+from typing import NamedTuple
 
 from tests.chaos.crew import Wire, Wiring, as_usual, broken
 from tests.chaos.faults import brokers, databases, networks, others, processes
@@ -15,17 +16,24 @@ from tests.chaos.run import Fault, Stage
 ROOMS = (others.FAULTS, processes.FAULTS, brokers.FAULTS, databases.FAULTS, networks.FAULTS)
 FAULTS: Mapping[str, Fault] = {fault.name: fault for room in ROOMS for fault in room}
 
-SEEN_ON: Mapping[str, str] = {
-    "ack-before-commit": "usage-before-commit",
-    "no-duplicate-check": "router-after-commit",
-    "unroutable-ignored": "usage-queue-missing",
-    "usage-booked-again": "usage-repeated",
-    "states-read-with-the-lock": "slow-routers",
-    "inject-without-the-threads-lock": "slow-routers",
-    "release-on-turns-only": "calm",
-    "counts-as-meant": "slow-routers",
+
+class Seen(NamedTuple):
+    """The fault that brings a bug to light, and what is found then, as a pattern."""
+
+    on: str
+    by: str
+
+
+SEEN_ON: Mapping[str, Seen] = {
+    "ack-before-commit": Seen("usage-before-commit", "the usage of call .* was lost"),
+    "no-duplicate-check": Seen("router-after-commit", "too many|without their one turn"),
+    "unroutable-ignored": Seen("usage-queue-missing", "the usage of call .* was lost"),
+    "usage-booked-again": Seen("usage-repeated", r"is booked \d+ times"),
+    "states-read-with-the-lock": Seen("slow-routers", "never answered"),
+    "inject-without-the-threads-lock": Seen("slow-routers", "messages never closed"),
+    "release-on-turns-only": Seen("calm", "messages never closed"),
+    "counts-as-meant": Seen("slow-routers", "never answered"),
 }
-"""The fault that brings a bug to light."""
 
 # Seconds after which what is left open with a bug is left open for good.
 _ENOUGH = 40.0
@@ -35,7 +43,7 @@ _WITHOUT_KEY = "alter table usage_events drop constraint pk_usage_events"
 
 def with_bug(bug: str) -> Fault:
     """The fault on which the checker has to see this bug, with the bug in every service."""
-    fault = FAULTS[SEEN_ON[bug]]
+    fault = FAULTS[SEEN_ON[bug].on]
 
     @contextmanager
     def wire(ground: Ground, chance: Random) -> Iterator[Wire]:

@@ -15,8 +15,10 @@ from tests.chaos.tools.processes import stopped
 def stopped_at_once(stage: Stage) -> Iterator[None]:
     """The server's immediate stop: as a crash, and it recovers when it is started."""
     stage.ground.databases.server.kill()
-    yield
-    stage.ground.databases.server.start()
+    try:
+        yield
+    finally:
+        stage.ground.databases.server.start()
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def backends_terminated(stage: Stage) -> Iterator[None]:
     """Every client is thrown out, again and again."""
     with BackendTerminator(stage.ground.databases.server.url(), every=2.0) as terminator:
         yield
-    stage.notes.append(f"{terminator.terminated} sessions ended in {terminator.rounds} rounds")
+    stage.require(terminator.terminated, f"sessions ended in {terminator.rounds} rounds")
 
 
 FAULTS = (

@@ -19,6 +19,7 @@ CALM_SECONDS = (4.0, 12.0)
 WARM_UP = 0.2
 MOST_GROWTH = 10.0
 SAMPLE_SECONDS = 5.0
+_NEED_ALL = ("queues-purged", "usage-queue-missing")
 
 _Strikes = Mapping[str, Fault]
 
@@ -59,9 +60,10 @@ def _strike_once(stage: Stage, fault: Fault) -> None:
 
 
 def _mixable() -> Sequence[Fault]:
-    """Those that need no services wired for them alone."""
+    """Those that need no services wired for them alone, nor all consumers of a queue away."""
     rooms = (others.FAULTS, processes.FAULTS, brokers.FAULTS, databases.FAULTS, networks.FAULTS)
-    return [fault for room in rooms for fault in room if fault.wire in (None, networks.proxies)]
+    mixable = [fault for room in rooms for fault in room if fault.wire in (None, networks.proxies)]
+    return [fault for fault in mixable if fault.name not in _NEED_ALL]
 
 
 def _watched(stage: Stage) -> dict[str, list[int]]:

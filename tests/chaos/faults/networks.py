@@ -57,7 +57,7 @@ def confirms_swallowed(stage: Stage) -> Iterator[None]:
     yield
     proxy.pass_through()
     stats = proxy.stats()
-    stage.notes.append(f"{stats.swallowed_confirms} confirms swallowed, {stats.resets} connections reset")
+    stage.require(stats.swallowed_confirms, f"confirms swallowed, {stats.resets} connections reset")
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def commits_cut(stage: Stage) -> Iterator[None]:
     yield
     proxy.pass_through()
     stats = proxy.stats()
-    stage.notes.append(f"{stats.swallowed_commits} answers to COMMIT swallowed, {stats.resets} connections reset")
+    stage.require(stats.swallowed_commits, f"answers to COMMIT swallowed, {stats.resets} connections reset")
 
 
 class Islanders:

@@ -24,7 +24,7 @@ def test_every_fault_tests_a_promise_and_every_promise_names_faults() -> None:
 
 def test_every_bug_has_a_fault_that_brings_it_to_light() -> None:
     assert SEEN_ON.keys() == BUGS.keys()
-    assert set(SEEN_ON.values()) <= FAULTS.keys()
+    assert {seen.on for seen in SEEN_ON.values()} <= FAULTS.keys()
 
 
 def test_the_failpoints_that_are_told_of_are_those_there_are() -> None:

@@ -41,9 +41,9 @@ def sound() -> Facts:
             operation("slow", "f", Told.FAIL),
         ],
         requests=[
-            Request("1", "A", "planner", "a", 1, 0),
-            Request("2", "B", "talker", "b", 1, 0),
-            Request("3", "B", "talker", "c", 1, 0),
+            Request("1", "A", "planner", "a", 1, 0, "a 2 8"),
+            Request("2", "B", "talker", "b", 1, 0, "b"),
+            Request("3", "B", "talker", "c", 1, 0, "c"),
             Request("4", "D", "poison", "d", 1, 1),
             Request("5", "E", "planner", "e", 0, 0),
         ],
@@ -84,12 +84,12 @@ def thread_as(name: str, status: str | None = None, steps: Counter[tuple[str, st
     return plant
 
 
-def request_as(number: int, *, replies: int = 1, errors: int = 0) -> Plant:
+def request_as(number: int, *, replies: int = 1, errors: int = 0, told: str | None = None) -> Plant:
     """A request that the log has otherwise."""
 
     def plant(facts: Facts) -> Facts:
         requests = list(facts.requests)
-        requests[number] = replace(requests[number], replies=replies, errors=errors)
+        requests[number] = replace(requests[number], replies=replies, errors=errors, told=told)
         return replace(facts, requests=requests)
 
     return plant
@@ -106,6 +106,10 @@ ONE_MORE = Counter(STEPS["planner"]) + Counter({("writer", "planner", "response"
         request_as(0, replies=0),
         request_as(0, errors=1),
         request_as(3, errors=0),
+        request_as(0, told="another 2 8"),
+        request_as(0, told="a 2 7"),
+        request_as(1, told="c"),
+        thread_as("B", status="killed"),
         thread_as("A", steps=ONE_SHORT),
         thread_as("A", status="active"),
         thread_as("A", status="error"),
@@ -142,6 +146,13 @@ def test_what_was_done_twice_is_found(plant: Plant) -> None:
     assert not verdict.passed
 
 
+def refused(status: int) -> Operation:
+    """A request that a server refused."""
+    made = operation("slow", "g")
+    made.take(Entry(Told.UNKNOWN, "slow", "g", made.key, status=status))
+    return made
+
+
 def two_answers() -> Operation:
     """The same key was answered with different ids."""
     made = operation("study", "a", Told.OK, thread="A", message="1")
@@ -157,6 +168,7 @@ def two_answers() -> Operation:
         lambda facts: replace(facts, letters=[*facts.letters, Letter("lost", "planner", "a")]),
         lambda facts: replace(facts, anomalies={"messages never closed": 1}),
         lambda facts: replace(facts, queued={"ingress": 3}),
+        lambda facts: replace(facts, operations=[*facts.operations, refused(422)]),
         lambda facts: replace(facts, crashes=["router 0 ended with 1"]),
         lambda facts: replace(facts, operations=facts.operations[1:]),
         lambda facts: replace(facts, operations=[operation("study", "a", Told.FAIL), *facts.operations[1:]]),
@@ -178,6 +190,15 @@ def test_whatever_else_is_off_is_found(plant: Plant) -> None:
 def test_what_a_fault_may_cost_is_told_and_passes(plant: Plant, allowed: Allowed) -> None:
     verdict: Verdict = check(plant(sound()), allowed)
     assert verdict.passed
+
+
+def test_what_refuses_nothing_answers_no_error_and_what_runs_nothing_twice_runs_nothing_twice() -> None:
+    failed = replace(sound(), operations=[*sound().operations, refused(503)])
+    assert check(failed, Allowed()).passed
+    assert check(failed, Allowed(errors=False)).off
+    again = replace(sound(), idle_turns=1)
+    assert check(again, Allowed()).passed
+    assert check(again, Allowed(twice=False)).doubled
 
 
 def test_what_was_accepted_once_stays_accepted_and_what_may_have_arrived_unknown() -> None:
