@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.support.fleet import Fleet, Service
-from tests.support.processes import SupportError, end, tail
+from tests.support.processes import SupportError, tail
 
 COUNTS: Mapping[str, int] = {"gateway": 2, "router": 2, "usage": 2, "agent-worker": 2}
 LOOK_SECONDS = 0.05
@@ -134,7 +134,8 @@ class Crew:
             for place in places:
                 place.service.process.terminate()
             for place in places:
-                end(place.service.process, grace=END_SECONDS)
+                # Told once: a second signal would end it at once.
+                self.wait_ended(place)
                 if place.service.process.returncode != 0:
                     self.crashes.append(f"{place.label} ended its stop with {place.service.process.returncode}")
 
