@@ -132,6 +132,7 @@ class Crew:
         for name in ("agent-worker", "gateway", "router", "usage"):
             places = self.of(name)
             for place in places:
+                place.wanted = False
                 place.service.process.terminate()
             for place in places:
                 # Told once: a second signal would end it at once.
