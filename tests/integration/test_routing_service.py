@@ -18,7 +18,7 @@ from xml_pipeline.message_bus.port import Consumer, Outgoing
 from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.system_messages import not_reachable, read_error
-from xml_pipeline.storage import configuration, listeners, organism_state, threads
+from xml_pipeline.storage import configuration, listeners, organism_state
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.routing_sweep import save_capacities
 
@@ -242,30 +242,6 @@ async def test_a_paused_listener_takes_nothing_and_keeps_it(database_url: str) -
         hint = ControlHint(kind="resume", name="ann").model_dump_json().encode()
         await play.bus.publish([Outgoing(play.names.control, "", hint, persistent=False)])
         assert (await play.assigned("ann")).message_id == id_
-
-
-async def test_nothing_more_of_a_killed_thread_is_delivered(database_url: str) -> None:
-    async with stage(database_url, _organism()) as play:
-        id_ = await play.inject("ann")
-        assignment = await play.assigned("ann")
-        async with play.db.begin() as connection:
-            await threads.kill_thread(connection, assignment.envelope.thread_id, actor="test")
-        turn = await play.report(assignment, given.ask("bob"))
-        await until(lambda: play.rows("select 1 from turns where id = :id and not counted", id=turn.id))
-        thread = await play.thread_of(id_)
-        assert (thread.status, thread.message_count) == ("killed", 1)
-
-
-async def test_what_was_accepted_before_a_kill_is_in_the_log(database_url: str) -> None:
-    async with stage(database_url, _organism()) as play:
-        id_ = await play.inject("ann", publish=False)
-        thread = await play.thread_of(id_)
-        async with play.db.begin() as connection:
-            await threads.kill_thread(connection, thread.id, actor="test")
-        logged = "select 1 from messages where id = :id and state = 'closed' and outcome = 'killed'"
-        await until(lambda: play.rows(logged, id=id_))
-        (counts,) = await play.rows("select status, open, slots from threads where id = :id", id=thread.id)
-        assert tuple(counts) == ("killed", 0, 1)
 
 
 async def test_a_window_holds_and_every_thread_gets_its_share(database_url: str) -> None:
