@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import aio_pika
 import asyncpg
-from aio_pika.exceptions import ChannelNotFoundEntity
 
 from tests.chaos.history import Operation, read_operations
 from tests.chaos.load import Call, answered_calls
+from tests.chaos.tools.broker_control import BrokerControl
 
 Step = tuple[str, str, str]
 """from, to, kind"""
@@ -152,7 +151,7 @@ from usage_events e join threads t on t.id = e.thread_id where e.kind = $1
 
 
 async def read_facts(
-    database_url: str, amqp_url: str, queues: Sequence[str], history: Path, log: Path, crashes: Sequence[str]
+    database_url: str, queued: Mapping[str, int], history: Path, log: Path, crashes: Sequence[str]
 ) -> Facts:
     """Read everything; nothing of the organism needs to run any more. `log`: what the model has answered."""
     connection = await asyncpg.connect(database_url)
@@ -166,7 +165,7 @@ async def read_facts(
             measured=await _booked(connection, "measured"),
             expired=await _booked(connection, "expired"),
             anomalies={name: int(await connection.fetchval(query)) for name, query in ANOMALIES.items()},
-            queued=await depths(amqp_url, queues),
+            queued=queued,
             lost_attempts=await connection.fetchval(_LOST_ATTEMPTS),
             idle_turns=await connection.fetchval(_IDLE_TURNS),
             crashes=tuple(crashes),
@@ -188,29 +187,14 @@ async def _booked(connection: asyncpg.Connection[asyncpg.Record], kind: str) -> 
     return [Booked(row[0], Call(row[1], row[2]), row[3]) for row in rows]
 
 
-async def depths(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
-    """Messages that are ready in queues; a queue that does not exist counts as -1."""
-    connection = await aio_pika.connect(amqp_url)
-    async with connection:
-        found = {}
-        for name in queues:
-            channel = await connection.channel()
-            try:
-                queue = await channel.get_queue(name)
-                found[name] = queue.declaration_result.message_count or 0
-                await channel.close()
-            except ChannelNotFoundEntity:
-                found[name] = -1
-        return found
+def depths(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
+    """Messages that are ready in queues; a queue that does not exist counts as -1. Not for use in an event loop."""
+    found = BrokerControl(amqp_url).queues(queues)
+    return {name: -1 if state is None else state.ready for name, state in found.items()}
 
 
 def read_facts_now(
     database_url: str, amqp_url: str, queues: Sequence[str], history: Path, log: Path, crashes: Sequence[str]
 ) -> Facts:
     """As `read_facts`, for callers outside an event loop."""
-    return asyncio.run(read_facts(database_url, amqp_url, queues, history, log, crashes))
-
-
-def depths_now(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
-    """As `depths`, for callers outside an event loop."""
-    return asyncio.run(depths(amqp_url, queues))
+    return asyncio.run(read_facts(database_url, depths(amqp_url, queues), history, log, crashes))

@@ -18,7 +18,7 @@ import asyncpg
 
 from tests.chaos.checker import Allowed, Verdict, check
 from tests.chaos.crew import COUNTS, Crew, Place, Wire, as_usual
-from tests.chaos.facts import depths_now, read_facts_now
+from tests.chaos.facts import depths, read_facts_now
 from tests.chaos.ground import Ground, make_organism, queues_of
 from tests.support.broker import unique_organism
 from tests.support.fleet import ROOT, Fleet
@@ -230,7 +230,7 @@ def _settle(stage: Stage) -> None:
     def still() -> bool:
         nonlocal before
         turns, before = before, stage.count(_TURNS)
-        return turns == before and not any(depths_now(stage.amqp_url, queues_of(stage.organism)).values())
+        return turns == before and not any(depths(stage.amqp_url, queues_of(stage.organism)).values())
 
     stage.crew.wait_for(still, limit=15.0, interval=1.0)
 

@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from tests.chaos.checker import Allowed
 from tests.chaos.clients import TARGETS
 from tests.chaos.crew import Wire, Wiring, broken
-from tests.chaos.facts import depths_now
+from tests.chaos.facts import depths
 from tests.chaos.ground import Ground
 from tests.chaos.history import Entry, History, Told
 from tests.chaos.run import Fault, Stage
@@ -134,7 +134,7 @@ async def _taken_and_deleted(stage: Stage, name: str) -> list[bytes]:
 
 
 def _exists(stage: Stage, queue: str) -> bool:
-    return depths_now(stage.amqp_url, [queue])[queue] >= 0
+    return depths(stage.amqp_url, [queue])[queue] >= 0
 
 
 @contextmanager
