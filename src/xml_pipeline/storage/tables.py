@@ -7,6 +7,8 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
+    Date,
     DateTime,
     ForeignKey,
     Identity,
@@ -15,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -51,6 +54,7 @@ threads = Table(
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("participants", ARRAY(Text), nullable=False, server_default="{}"),
     Column("error", Text),
+    Column("tags", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # key -> value; set at its beginning
     _now(),
     Column("last_activity", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("status in ('active','completed','error','killed')", name="status"),
@@ -100,6 +104,7 @@ messages = Table(
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
     Column("turn_id", Uuid),
     Column("redrive_of", Uuid),
+    Column("parked_for", BigInteger),  # tokens that its budgets must have room for before it goes on
     _now(),
     Column("closed_at", DateTime(timezone=True)),
     UniqueConstraint("thread_id", "slot"),
@@ -124,6 +129,7 @@ messages = Table(
     Index("ix_messages_call_id", "call_id", "slot", postgresql_where=text("kind <> 'request'")),
     Index("ix_messages_answers", "answers", postgresql_where=text("answers is not null")),
     Index("ix_messages_seq", "seq"),
+    Index("ix_messages_parked", "thread_id", postgresql_where=text("parked_for is not null")),
 )
 
 # One row for each request that was routed; its id is the request's. Guarded by the thread's row lock.
@@ -209,6 +215,14 @@ organism_state = Table(
     Column("period_started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 
+# An event belongs to the last period that began before its call was granted.
+usage_periods = Table(
+    "usage_periods",
+    metadata,
+    Column("period", Integer, primary_key=True, autoincrement=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,
@@ -220,23 +234,57 @@ audit_log = Table(
     _now(),
 )
 
-# available + held + spent = max_tokens, always; spent = prompt_tokens + completion_tokens.
 # A row that every batch updates stays on its page, and its indexes are left alone.
 _ROOM_FOR_UPDATES = {"fillfactor": "50"}
 
+
+def _count(name: str) -> Column[object]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+# A tree: 0 the organism, 1 a tag, 2 a thread, 3 an agent within a thread. A thread's id is its node's id.
+# available + held + spent = max_tokens, always; spent = prompt_tokens + completion_tokens.
+# `ancestors` are the ids of the nodes above; they never change. `fired`: the highest threshold told of, in percent.
 budgets = Table(
     "budgets",
     metadata,
-    Column("thread_id", Uuid, primary_key=True),
-    Column("max_tokens", BigInteger, nullable=False),
-    Column("held", BigInteger, nullable=False, server_default="0"),
-    Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
-    Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
-    CheckConstraint("held >= 0", name="held"),
+    Column("id", Uuid, primary_key=True),
+    Column("level", SmallInteger, nullable=False),
+    Column("thread_id", Uuid),
+    Column("agent_id", Text),
+    Column("tag_key", Text),
+    Column("tag_value", Text),
+    Column("ancestors", ARRAY(Uuid), nullable=False, server_default="{}"),
+    Column("base_tokens", BigInteger, nullable=False),
+    _count("topped_up"),
+    Column("max_tokens", BigInteger, Computed("base_tokens + topped_up", persisted=True), nullable=False),
+    _count("held"),
+    _count("prompt_tokens"),
+    _count("completion_tokens"),
+    _count("requests"),
+    Column("cost", Numeric, nullable=False, server_default="0"),
+    Column("fired", SmallInteger, nullable=False, server_default="0"),
     _now(),
+    CheckConstraint("held >= 0", name="held"),
+    CheckConstraint("level between 0 and 3", name="level"),
+    Index("uq_budgets_agent", "thread_id", "agent_id", unique=True, postgresql_where=text("level = 3")),
     postgresql_with=_ROOM_FOR_UPDATES,
 )
 
+top_ups = Table(
+    "top_ups",
+    metadata,
+    Column("id", Uuid, primary_key=True),  # derived from the Idempotency-Key where there is one
+    Column("thread_id", Uuid, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("actor", Text, nullable=False),
+    _now(),
+    CheckConstraint("tokens > 0", name="tokens"),
+    Index("ix_top_ups_thread_id", "thread_id"),
+)
+
+# A hold that is settled is deleted: the event of its call is what remains. `released` and `expired` ones stay.
 holds = Table(
     "holds",
     metadata,
@@ -252,10 +300,14 @@ holds = Table(
     Column("period", Integer, nullable=False),
     Column("granted_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("expires_at", DateTime(timezone=True), nullable=False),
-    CheckConstraint("state in ('held','settled','released','expired')", name="state"),
+    CheckConstraint("state in ('held','released','expired')", name="state"),
     Index("ix_holds_expires_at", "expires_at", postgresql_where=text("state = 'held'")),
 )
 
+# Partitioned by month. Token counts that the provider did not report are null, and so is the latency of what expired.
+# Prompt tokens include those read from and written to a cache, and their audio and images; completion tokens include
+# reasoning, audio and images. `uncached_cost`: what it had cost without a cache, null where no cache was reported.
+# `price_id` is null where no price is known; no foreign key, since its check would cost as much as the insert.
 usage_events = Table(
     "usage_events",
     metadata,
@@ -265,31 +317,137 @@ usage_events = Table(
     Column("agent_id", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("provider", Text, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("latency_ms", Numeric, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("cache_read_tokens", Integer),
+    Column("cache_write_tokens", Integer),
+    Column("reasoning_tokens", Integer),
+    Column("audio_prompt_tokens", Integer),
+    Column("audio_completion_tokens", Integer),
+    Column("image_prompt_tokens", Integer),
+    Column("image_completion_tokens", Integer),
+    Column("latency_us", BigInteger),
     Column("cost", Numeric, nullable=False),
-    Column("priced", Boolean, nullable=False),
+    Column("uncached_cost", Numeric),
+    Column("price_id", BigInteger),
     Column("kind", Text, nullable=False),
     Column("period", Integer, nullable=False),
-    Column("granted_at", DateTime(timezone=True), nullable=False),
+    Column("granted_at", DateTime(timezone=True), primary_key=True),
     Column("booked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    CheckConstraint("kind in ('measured','expired')", name="kind"),
+    CheckConstraint("kind in ('measured','estimated','expired')", name="kind"),
     Index("ix_usage_events_thread_id", "thread_id"),
+    Index("ix_usage_events_expired", "granted_at", postgresql_where=text("kind = 'expired'")),
+    postgresql_partition_by="range (granted_at)",
 )
 
+# What calls were charged by: USD per million tokens, by kind of token. The id is a hash of the rest.
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("rates", JSONB, nullable=False),
+    _now(),
+)
+
+# Sums by hour and by day (UTC), so that what spans months reads few rows.
 usage_rollups = Table(
     "usage_rollups",
     metadata,
     Column("period", Integer, primary_key=True),
-    Column("hour", DateTime(timezone=True), primary_key=True),
+    Column("grain", Text, primary_key=True),
+    Column("start", DateTime(timezone=True), primary_key=True),
     Column("agent_id", Text, primary_key=True),
     Column("model", Text, primary_key=True),
     Column("provider", Text, primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("latency_ms", Numeric, nullable=False),
-    Column("cost", Numeric, nullable=False),
+    _count("requests"),
+    _count("estimated"),
+    _count("expired"),
+    _count("unpriced"),
+    _count("prompt_tokens"),
+    _count("completion_tokens"),
+    _count("cache_read_tokens"),
+    _count("cache_write_tokens"),
+    _count("reasoning_tokens"),
+    _count("audio_tokens"),
+    _count("image_tokens"),
+    _count("latency_us"),
+    Column("cost", Numeric, nullable=False, server_default="0"),
+    Column("uncached_cost", Numeric, nullable=False, server_default="0"),
+    CheckConstraint("grain in ('hour','day')", name="grain"),
     postgresql_with=_ROOM_FOR_UPDATES,
+)
+
+# Usage of threads that have tags, once for each of them; `tag_id` is the tag's node among the budgets.
+tag_rollups = Table(
+    "tag_rollups",
+    metadata,
+    Column("period", Integer, primary_key=True),
+    Column("grain", Text, primary_key=True),
+    Column("start", DateTime(timezone=True), primary_key=True),
+    Column("tag_id", Uuid, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    _count("requests"),
+    _count("prompt_tokens"),
+    _count("completion_tokens"),
+    Column("cost", Numeric, nullable=False, server_default="0"),
+    CheckConstraint("grain in ('hour','day')", name="grain"),
+    postgresql_with=_ROOM_FOR_UPDATES,
+)
+
+# How many calls of a day (UTC) were how slow: `bucket` b holds latencies above 1.05^(b-1) ms and up to 1.05^b ms.
+latency_rollups = Table(
+    "latency_rollups",
+    metadata,
+    Column("day", DateTime(timezone=True), primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("bucket", SmallInteger, primary_key=True, autoincrement=False),
+    _count("requests"),
+    postgresql_with=_ROOM_FOR_UPDATES,
+)
+
+# What was in a month that was archived, so that the books can still be closed.
+usage_archives = Table(
+    "usage_archives",
+    metadata,
+    Column("month", Date, primary_key=True),
+    _count("events"),
+    Column("file", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    _now(),
+)
+carried_forward = Table(
+    "carried_forward",
+    metadata,
+    Column("month", Date, primary_key=True),
+    Column("period", Integer, primary_key=True, autoincrement=False),
+    Column("thread_id", Uuid, primary_key=True),
+    Column("agent_id", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    _count("requests"),
+    _count("prompt_tokens"),
+    _count("completion_tokens"),
+    Column("cost", Numeric, nullable=False, server_default="0"),
+)
+
+# What is to be told to the configured webhook, until it has answered or too much time has passed.
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("budget_id", Uuid, nullable=False),
+    Column("threshold", SmallInteger, nullable=False),
+    Column("body", JSONB, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("delivered_at", DateTime(timezone=True)),
+    Column("failed_at", DateTime(timezone=True)),
+    Column("error", Text),
+    _now(),
+    Index("ix_webhook_deliveries_next_at", "next_at", postgresql_where=text("num_nulls(delivered_at, failed_at) = 2")),
 )
