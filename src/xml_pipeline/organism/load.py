@@ -73,6 +73,7 @@ def _parse(text: str, folder: Path, label: str) -> Loaded:
         listeners=listeners,
         llm=sections.llm,
         prices=sections.prices,
+        budgets=sections.budgets,
         text=text,
         folder=folder,
         **sections.organism,

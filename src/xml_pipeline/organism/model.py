@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xml_pipeline.organism.budgets import Budgets
+
 DEFAULT_MAX_TOKENS = 100_000
 DEFAULT_PORT = 8080
 # How a try may end that was none: the handler raised or its process died; its time was up; no turn came.
@@ -124,6 +126,7 @@ class Organism:
     limits: Limits = field(default_factory=Limits)
     llm: LlmConfig = field(default_factory=LlmConfig)
     prices: tuple[Price, ...] = ()
+    budgets: Budgets = field(default_factory=Budgets)
     text: str = ""
     folder: Path = field(default_factory=Path)
     file: Path | None = None  # where a reload reads it again

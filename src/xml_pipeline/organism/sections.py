@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from xml_pipeline.organism.budget_section import read_amount, read_budgets
+from xml_pipeline.organism.budgets import Budgets
 from xml_pipeline.organism.document import Document, Node
 from xml_pipeline.organism.model import RETRIED, Limits, LlmConfig, Price, Retry
 from xml_pipeline.organism.names import listener_name_fault, organism_name_fault
@@ -46,12 +48,13 @@ class Sections:
     llm: LlmConfig
     script: Reference | None
     prices: tuple[Price, ...]
+    budgets: Budgets = field(default_factory=Budgets)
     listeners: tuple[ListenerSection, ...] = field(default=())
 
 
 def read_sections(document: Document) -> Sections:
     """Read all sections; what is wrong is noted in the document."""
-    top = document.mapping(document.root, "the file", ("organism", "listeners", "llm", "prices"))
+    top = document.mapping(document.root, "the file", ("organism", "listeners", "llm", "prices", "budgets"))
     for key in ("organism", "listeners"):
         if key not in top and document.root.tag.endswith(":map"):
             document.fault(document.root, f"the section {key!r} is missing")
@@ -62,6 +65,7 @@ def read_sections(document: Document) -> Sections:
         llm=LlmConfig(**llm),
         script=None if script is None else Reference(llm["script"], script),
         prices=_prices(document, top.get("prices")),
+        budgets=read_budgets(document, top.get("budgets")),
         listeners=_listeners(document, top.get("listeners")),
     )
 
@@ -158,10 +162,6 @@ def _port(document: Document, node: Node, what: str) -> int | None:
     return document.integer(node, what, minimum=0, maximum=65535)
 
 
-def _tokens(document: Document, node: Node, what: str) -> int | None:
-    return document.integer(node, what, minimum=1, maximum=2**53)
-
-
 def _one_of(choices: tuple[str, ...]) -> Read:
     def read(document: Document, node: Node, what: str) -> str | None:
         value = document.text(node, what)
@@ -244,7 +244,7 @@ _LIMITS: Mapping[str, Read] = {
 _ORGANISM: Mapping[str, Read] = {
     "name": _checked_name(organism_name_fault),
     "port": _port,
-    "max_tokens_per_thread": _tokens,
+    "max_tokens_per_thread": read_amount,
     "thread_scheduling": _one_of(SCHEDULES),
     "max_concurrent_pipelines": _count,
     "max_concurrent_handlers": _count,
