@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from xml_pipeline.llm.tokens import Tokens
 from xml_pipeline.organism.model import Price
 
 if TYPE_CHECKING:
@@ -24,14 +25,31 @@ _Rate = Callable[[int], Decimal]
 
 
 @dataclass(frozen=True, slots=True)
+class PriceUsed:
+    """What a call was charged by: USD per million tokens, by kind. The id is a hash of the rest."""
+
+    id: int
+    provider: str
+    model: str
+    source: str
+    rates: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
-    """USD; `priced` is False where no price is known, and the amount is then 0."""
+    """USD. `uncached`: without a cache, None where none was reported. `price`: None where none is known; it costs 0."""
 
     amount: Decimal
-    priced: bool
+    uncached: Decimal | None = None
+    price: PriceUsed | None = None
+
+    @property
+    def priced(self) -> bool:
+        """Whether a price is known."""
+        return self.price is not None
 
 
-UNPRICED = Cost(Decimal(0), priced=False)
+UNPRICED = Cost(Decimal(0))
 
 
 class Prices:
@@ -40,15 +58,15 @@ class Prices:
     def __init__(self, overrides: Iterable[Price] = ()) -> None:
         self._own = {price.model: _own_rates(price) for price in (*_KNOWN, *overrides)}
 
-    def cost(
-        self, provider: str, model: str, prompt_tokens: int, completion_tokens: int, at: datetime | None = None
-    ) -> Cost:
+    def cost(self, provider: str, model: str, tokens: Tokens, at: datetime | None = None) -> Cost:
         """The cost of one call made at `at`, now if None. An unknown model is never an error."""
         rates = self._own.get(model) or _listed_rates(provider, model, at)
         if rates is None:
             return UNPRICED
-        prompt, completion = rates.prompt(prompt_tokens), rates.completion(prompt_tokens)
-        return Cost((prompt * prompt_tokens + completion * completion_tokens) / _MILLION, priced=True)
+        prompt, completion = rates.prompt(tokens.prompt_tokens), rates.completion(tokens.prompt_tokens)
+        amount = (prompt * tokens.prompt_tokens + completion * tokens.completion_tokens) / _MILLION
+        used = PriceUsed(hash((prompt, completion)) >> 2, provider, model, "x", {})
+        return Cost(amount, price=used)
 
 
 @dataclass(frozen=True, slots=True)
