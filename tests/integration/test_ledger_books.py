@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,13 +14,14 @@ from sqlalchemy import text
 from tests.integration.ledger_support import PRICING, ask, check_books, handled_message, numbers, used
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.intake import LedgerMessage
-from xml_pipeline.ledger.model import Changes
+from xml_pipeline.ledger.model import Changes, Rules
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import reset_usage
 from xml_pipeline.storage.usage import by_agent, totals
 
 LIMIT = 1000
+RULES = Rules(LIMIT)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 
 async def book(db: Database, *messages: LedgerMessage, limit: int = LIMIT) -> Changes:
-    return await books.book(db, messages, max_tokens=limit, pricing=PRICING)
+    return await books.book(db, messages, rules=Rules(limit), pricing=PRICING)
 
 
 async def one_reply(db: Database, request: HoldRequest, limit: int = LIMIT) -> HoldReply:
@@ -80,7 +80,11 @@ async def test_fifty_calls_at_once_on_a_budget_for_ten(db: Database) -> None:
 
     states = await asyncio.gather(*(call() for _ in range(50)))
     assert sorted(states) == ["denied"] * 40 + ["granted"] * 10
-    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 600, 400)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets where level = 2") == (
+        0,
+        600,
+        400,
+    )
     assert await numbers(db, "select count(*) from usage_events") == (10,)
     await check_books(db)
 
@@ -94,7 +98,11 @@ async def test_a_hundred_duplicates_in_any_order_count_once(db: Database) -> Non
     random.Random(1).shuffle(copies)
     await retried(db, [copies[start : start + 20] for start in range(0, len(copies), 20)])
     assert await numbers(db, "select count(*) from usage_events") == (3,)
-    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 30, 15)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets where level = 2") == (
+        0,
+        30,
+        15,
+    )
     await check_books(db)
 
 
@@ -103,7 +111,7 @@ async def test_an_overdue_hold_is_booked_at_its_size_and_corrected_by_its_event(
     request = ask(message)
     await book(db, request)
     await end_holds(db)
-    await asyncio.gather(*(books.sweep(db, pricing=PRICING) for _ in range(4)))
+    await asyncio.gather(*(books.sweep(db, rules=RULES, pricing=PRICING) for _ in range(4)))
     found = await numbers(db, "select kind, prompt_tokens, completion_tokens from usage_events")
     assert found == ("expired", 60, 40)
     await check_books(db)
@@ -119,10 +127,10 @@ async def test_an_overdue_hold_that_is_released_late_leaves_nothing(db: Database
     request = ask(message)
     await book(db, request)
     await end_holds(db)
-    await books.sweep(db, pricing=PRICING)
+    await books.sweep(db, rules=RULES, pricing=PRICING)
     await book(db, HoldRelease(call_id=request.call_id))
     assert await numbers(db, "select count(*) from usage_events") == (0,)
-    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 0, 0)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets where level = 2") == (0, 0, 0)
     await check_books(db)
 
 
@@ -156,7 +164,7 @@ async def test_a_reset_zeroes_the_sums_and_a_late_event_does_not_undo_it(db: Dat
     async with db.begin() as connection:
         assert (await totals(connection)).total_tokens == 15
         assert (await by_agent(connection))["greeter"].requests == 1
-    assert await numbers(db, "select prompt_tokens + completion_tokens from budgets") == (60,)
+    assert await numbers(db, "select prompt_tokens + completion_tokens from budgets where level = 2") == (60,)
     await check_books(db)
 
 
@@ -195,11 +203,13 @@ async def test_an_event_settles_the_hold_that_it_names_and_tells_where(db: Datab
     changes = await book(db, event)
     (booking,) = changes.settled
     assert (booking.call_id, booking.thread_id, booking.agent_id) == (request.call_id, thread, "planner")
-    assert (booking.latency_ms, booking.granted_at) == (Decimal("12.500"), at)
+    assert (booking.latency_us, booking.granted_at) == (12_500, at)
     assert [(crossing.threshold, crossing.budget.spent) for crossing in changes.crossings] == [(75, 760)]
-    row = await numbers(db, "select message_id, kind, priced, prompt_tokens, completion_tokens, cost from usage_events")
+    row = await numbers(
+        db, "select message_id, kind, price_id is not null, prompt_tokens, completion_tokens, cost from usage_events"
+    )
     assert row == (message, "measured", True, 700, 60, booking.cost)
-    assert await numbers(db, "select state from holds") == ("settled",)
+    assert await numbers(db, "select count(*) from holds") == (0,)
     again = await book(db, event)
     assert (again.settled, again.crossings, again.moved, again.booked) == ([], [], {}, {})
     await check_books(db)
@@ -247,7 +257,7 @@ async def test_one_unusual_event_does_not_change_what_the_others_do(db: Database
             text("update holds set expires_at = now() - interval '1 second' where call_id = :id"),
             {"id": overdue.call_id},
         )
-    await books.sweep(db, pricing=PRICING)
+    await books.sweep(db, rules=RULES, pricing=PRICING)
     unusual = {
         "without hold": used(message, uuid4()),
         "expired": used(message, overdue.call_id, at=late),
@@ -278,12 +288,13 @@ async def test_the_statement_and_the_decisions_book_the_same(db: Database) -> No
         assert bool(changes.settled) == (off == timedelta())
         crossed = [crossing.threshold for crossing in changes.crossings]
         of_thread = """
-            select held, b.prompt_tokens, b.completion_tokens, count(*), sum(cost), sum(latency_ms), min(kind)
-            from budgets b join usage_events u using (thread_id) where thread_id = :id group by thread_id
+            select held, b.prompt_tokens, b.completion_tokens, count(*), sum(u.cost), sum(latency_us), min(kind)
+            from budgets b join usage_events u on u.thread_id = b.id where b.id = :id group by b.id
         """
         sums.append((crossed, await numbers(db, of_thread, id=thread)))
     assert sums[0] == sums[1]
-    assert await numbers(db, "select count(*) from holds join usage_events using (call_id, granted_at)") == (100,)
+    assert await numbers(db, "select count(*) from holds") == (0,)
+    assert await numbers(db, "select count(*) from usage_events") == (100,)
     await check_books(db)
 
 
@@ -314,7 +325,7 @@ async def test_random_batches_from_many_services_keep_the_books(db: Database) ->
         for _ in range(25):
             (changes,) = await retried(db, [[step() for _ in range(chance.randrange(1, 20))]])
             times.update((reply.call_id, reply.granted_at) for reply in changes.replies.values() if reply.granted_at)
-            await books.sweep(db, pricing=PRICING)
+            await books.sweep(db, rules=RULES, pricing=PRICING)
 
     async def clock() -> None:
         for _ in range(20):
