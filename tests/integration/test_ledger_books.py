@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -16,6 +17,8 @@ from xml_pipeline.ledger import books
 from xml_pipeline.ledger.intake import LedgerMessage
 from xml_pipeline.ledger.model import Changes, Rules
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest
+from xml_pipeline.organism.budgets import UNLIMITED, Budgets, TagBudgets
+from xml_pipeline.storage.budget_tree import set_limits
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import reset_usage
 from xml_pipeline.storage.usage import by_agent, totals
@@ -175,13 +178,13 @@ async def test_two_booked_at_the_same_time_from_different_threads_count_once(db:
     await check_books(db)
 
 
-async def retried(db: Database, batches: Sequence[Sequence[LedgerMessage]]) -> list[Changes]:
+async def retried(db: Database, batches: Sequence[Sequence[LedgerMessage]], rules: Rules = RULES) -> list[Changes]:
     """All batches at once, each again after a conflict, as the service does."""
 
     async def one(batch: Sequence[LedgerMessage]) -> Changes:
         while True:
             try:
-                return await book(db, *batch)
+                return await books.book(db, batch, rules=rules, pricing=PRICING)
             except books.Conflict:
                 continue
 
@@ -298,11 +301,19 @@ async def test_the_statement_and_the_decisions_book_the_same(db: Database) -> No
     await check_books(db)
 
 
-async def test_random_batches_from_many_services_keep_the_books(db: Database) -> None:
+SCARCE = Budgets(
+    organism=12_000, tags={"team": TagBudgets(5_000, {"red": 900}), "customer": TagBudgets()}, agents={"writer": 700}
+)
+
+
+@pytest.mark.parametrize("budgets", [Budgets(), SCARCE], ids=["threads alone", "all levels"])
+async def test_random_batches_from_many_services_keep_the_books(db: Database, budgets: Budgets) -> None:
+    await set_limits(db, budgets)
     chance = random.Random(7)
-    threads = [uuid4() for _ in range(6)]
+    tags: list[dict[str, str]] = [{}, {"team": "red"}, {"team": "blue"}, {"team": "blue", "customer": "acme"}]
+    threads = {uuid4(): tags[number % len(tags)] for number in range(6)}
     handled = [
-        await handled_message(db, thread, agent, slot)
+        await handled_message(db, thread, agent, slot, threads[thread])
         for thread in threads
         for slot, agent in enumerate(("planner", "writer"))
     ]
@@ -322,8 +333,10 @@ async def test_random_batches_from_many_services_keep_the_books(db: Database) ->
         return ask(message, call=call) if kind < 0.9 else HoldRelease(call_id=call)
 
     async def service() -> None:
-        for _ in range(25):
-            (changes,) = await retried(db, [[step() for _ in range(chance.randrange(1, 20))]])
+        for turn in range(25):
+            # The limits of agents come later: their budgets begin with what was used before.
+            rules = Rules(LIMIT, replace(budgets, agents=budgets.agents if turn > 8 else {}))
+            (changes,) = await retried(db, [[step() for _ in range(chance.randrange(1, 20))]], rules)
             times.update((reply.call_id, reply.granted_at) for reply in changes.replies.values() if reply.granted_at)
             await books.sweep(db, rules=RULES, pricing=PRICING)
 
@@ -334,3 +347,33 @@ async def test_random_batches_from_many_services_keep_the_books(db: Database) ->
 
     await asyncio.gather(*(service() for _ in range(4)), clock())
     await check_books(db)
+    used_levels = {2} | ({0, 1, 3} if budgets.agents else {0, 1})
+    assert await numbers(db, "select array_agg(distinct level order by level) from budgets where requests > 0") == (
+        sorted(used_levels),
+    )
+
+
+async def test_an_agent_that_gets_a_limit_has_spent_what_it_spent_before(db: Database) -> None:
+    thread = uuid4()
+    message = await handled_message(db, thread, agent="writer")
+    before, open_one, later = ask(message), ask(message), ask(message)
+    at, _ = await granted(db, before, open_one)
+    await book(db, used(message, before.call_id, at=at))
+    rules = Rules(LIMIT, Budgets(agents={"writer": 214}))
+    changes = await books.book(db, [later], rules=rules, pricing=PRICING)
+    assert changes.replies[0].state == "wait"
+    found = "select held, prompt_tokens, completion_tokens, requests, max_tokens from budgets where level = 3"
+    # What waits needs no budget of its own: its node stays, with what was there before.
+    assert await numbers(db, found) == (100, 10, 5, 1, 214)
+    await check_books(db)
+
+
+async def test_limits_follow_the_configuration_except_those_of_threads(db: Database) -> None:
+    message = await handled_message(db, agent="writer", tags={"team": "red"})
+    rules = Rules(LIMIT, SCARCE)
+    await set_limits(db, SCARCE)
+    await books.book(db, [ask(message)], rules=rules, pricing=PRICING)
+    limits = "select string_agg(max_tokens::text, ' ' order by level) from budgets"
+    assert await numbers(db, limits) == ("12000 900 1000 700",)
+    await set_limits(db, Budgets(organism=5, tags={"team": TagBudgets(6)}))
+    assert await numbers(db, limits) == (f"5 6 1000 {UNLIMITED}",)

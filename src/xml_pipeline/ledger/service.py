@@ -55,8 +55,8 @@ async def run_usage(
     await bus.declare(organism_topology(organism.name, organism.listeners))
     async with db.begin() as connection:
         version = (await configuration.publish(connection, organism)).version
-        await set_limits(connection, organism.budgets)
         started_at = await database_time(connection)
+    await set_limits(db, organism.budgets)
     service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health(), asked or stop)
     await service.run()
 
@@ -149,8 +149,7 @@ class _Usage:
             log.warning("configuration_refused", version=latest.version, error=str(error))
             return
         self._books.configure(self._organism)
-        async with self._db.begin() as connection:
-            await set_limits(connection, self._organism.budgets)
+        await set_limits(self._db, self._organism.budgets)
         log.info("configuration_changed", version=latest.version)
 
     async def _drain(self, consuming: asyncio.Task[None]) -> asyncio.Future[None]:

@@ -1,6 +1,7 @@
 """The statements on the tree of budgets.
 
-Nodes are locked from the deepest up, those of one level by their ids; new ones are inserted in the same order.
+Nodes are locked from the deepest up, those of one level by their ids; new ones are inserted in the same order. Agents'
+nodes are not locked: whoever changes one has the lock of its thread, and so they may appear while others wait for that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from xml_pipeline.storage.budget_rows import (
     tag_node,
     thread_node,
 )
+from xml_pipeline.storage.database import Database
 
 COLUMNS = """id, level, max_tokens, ancestors, thread_id, agent_id, tag_key, tag_value, held, prompt_tokens,
     completion_tokens, requests, cost, fired"""
@@ -52,14 +54,16 @@ _ADD = text(
     """
 )
 
-# The nodes of threads: themselves, what is above them and their agents.
-NODES_OF_THREADS = """
-    select unnest(ancestors || id) from budgets where id = any(cast(:threads as uuid[]))
-    union select id from budgets where level = 3 and thread_id = any(cast(:threads as uuid[]))
-"""
-
 _LOCK = text(
-    f"select {COLUMNS} from budgets where id in ({NODES_OF_THREADS}) order by level desc, id for update"  # noqa: S608
+    f"""
+    select {COLUMNS} from budgets
+    where id in (select unnest(ancestors || id) from budgets where id = any(cast(:threads as uuid[])))
+    order by level desc, id for update
+    """  # noqa: S608
+)
+
+_AGENTS = text(
+    f"select {COLUMNS} from budgets where level = 3 and thread_id = any(cast(:threads as uuid[]))"  # noqa: S608
 )
 
 # What an agent has held and spent in a thread, whose node is locked.
@@ -129,11 +133,12 @@ async def add_thread_budgets(
 
 
 async def lock_budgets(connection: AsyncConnection, threads: Collection[UUID]) -> dict[UUID, Budget]:
-    """Lock the nodes of threads: their own, all above and their agents'; by id."""
+    """Lock the nodes of threads and all above, and read those and their agents'; by id."""
     if not threads:
         return {}
-    rows = await connection.execute(_LOCK, {"threads": list(threads)})
-    return {row[0]: budget_of(row) for row in rows}
+    locked = (await connection.execute(_LOCK, {"threads": list(threads)})).all()
+    agents = (await connection.execute(_AGENTS, {"threads": list(threads)})).all()
+    return {row[0]: budget_of(row) for row in (*locked, *agents)}
 
 
 async def add_agent_budgets(
@@ -161,10 +166,20 @@ async def add_agent_budgets(
     return {node.id: node for node in nodes}
 
 
-async def set_limits(connection: AsyncConnection, budgets: Budgets) -> None:
-    """Give nodes that exist the limits of a new configuration. Threads keep what they began with."""
+async def set_limits(db: Database, budgets: Budgets) -> None:
+    """Give nodes that exist the limits of a new configuration. Threads keep what they began with.
+
+    Raises DatabaseUnavailable.
+    """
     limits_of_agents = {"agents": list(budgets.agents), "limits": list(budgets.agents.values())}
-    await connection.execute(_AGENT_LIMITS, limits_of_agents | {"unlimited": UNLIMITED})
+    # Two transactions: who has the lock of what is shared may wait for an agent's node.
+    async with db.begin() as connection:
+        await connection.execute(_AGENT_LIMITS, limits_of_agents | {"unlimited": UNLIMITED})
+    async with db.begin() as connection:
+        await _set_shared_limits(connection, budgets)
+
+
+async def _set_shared_limits(connection: AsyncConnection, budgets: Budgets) -> None:
     shared = [budget_of(row) for row in await connection.execute(_SHARED)]
     limits = {node.id: _limit_of(node, budgets) for node in shared}
     await connection.execute(_SET_LIMITS, {"ids": list(limits), "limits": list(limits.values())})

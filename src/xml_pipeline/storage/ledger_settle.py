@@ -25,14 +25,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LOCK = text(
     """
-    with leaves as (
-        select thread_id from holds where call_id = any(cast(cast(:calls as text) as uuid[]))
-        union select * from unnest(cast(:threads as uuid[]))
-    ), nodes as (
-        select unnest(b.ancestors || b.id) as id from leaves join budgets b on b.id = leaves.thread_id
-        union select b.id from leaves join budgets b on b.level = 3 and b.thread_id = leaves.thread_id
+    select id from budgets where id in (
+        select unnest(ancestors || id) from budgets where id in (
+            select thread_id from holds where call_id = any(cast(cast(:calls as text) as uuid[]))
+            union select * from unnest(cast(:threads as uuid[]))
+        )
     )
-    select id from budgets where id in (select id from nodes) order by level desc, id for update
+    order by level desc, id for update
     """
 )
 
