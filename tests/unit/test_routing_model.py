@@ -40,7 +40,6 @@ BREAKS = {
     Shortcut.INJECT_COUNTED_AS_MEANT: "counted as open",
     Shortcut.HOLDS_READ_WITH_THE_LOCK: "are held and|is booked as",
     Shortcut.BUDGETS_WITHOUT_LOCK: "are held and|is booked as",
-    Shortcut.BOOKED_WITHOUT_CONFLICT: "are booked",
     Shortcut.SETTLED_IN_ANY_STATE: "are held and",
     Shortcut.USAGE_ACK_BEFORE_COMMIT: "usage .* that a service took and lost",
 }
