@@ -39,8 +39,15 @@ class HoldReply(_Message):
     reason: str | None = None
 
 
+_Reported = Annotated[int | None, Field(ge=0)]
+
+
 class UsageEvent(_Message):
-    """Worker -> ledger: what an LLM call really used; settles the hold of `call_id`, once."""
+    """Worker -> ledger: what an LLM call really used; settles the hold of `call_id`, once.
+
+    The kinds are parts of the prompt's and the completion's tokens; None is what the provider did not report.
+    `estimated`: the provider reported nothing, and the tokens are the most that it can have used.
+    """
 
     kind: Literal["usage"] = "usage"
     call_id: UUID
@@ -51,6 +58,14 @@ class UsageEvent(_Message):
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
     latency_ms: float = Field(ge=0)
+    cache_read_tokens: _Reported = None
+    cache_write_tokens: _Reported = None
+    reasoning_tokens: _Reported = None
+    audio_prompt_tokens: _Reported = None
+    audio_completion_tokens: _Reported = None
+    image_prompt_tokens: _Reported = None
+    image_completion_tokens: _Reported = None
+    estimated: bool = False
 
 
 class HoldRelease(_Message):
