@@ -15,16 +15,20 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from tests.benchmarks.figures import Figure, per_second
 from tests.support.postgres import start_postgres
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.consumer import BATCH, collect_rarely
 from xml_pipeline.ledger.intake import parse_ledger_message
+from xml_pipeline.ledger.model import Rules
 from xml_pipeline.llm.pricing import Prices
 from xml_pipeline.message_bus.messages import UsageEvent
+from xml_pipeline.organism.budgets import Budgets
 from xml_pipeline.storage import ledger as rows
+from xml_pipeline.storage import tables
+from xml_pipeline.storage.budget_tree import add_thread_budgets
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger_rows import Hold, HoldState
 from xml_pipeline.storage.schema import migrate
@@ -46,9 +50,9 @@ _COPIED = [
     "provider",
     "prompt_tokens",
     "completion_tokens",
-    "latency_ms",
+    "latency_us",
     "cost",
-    "priced",
+    "price_id",
     "kind",
     "period",
     "granted_at",
@@ -92,7 +96,8 @@ async def figures(url: str, size: int = SIZE) -> list[Figure]:
 
 
 async def _empty(raw: asyncpg.Connection) -> None:
-    await raw.execute("truncate budgets, holds, usage_events, usage_rollups")
+    await raw.execute("truncate threads, holds, usage_events, usage_rollups, latency_rollups, prices cascade")
+    await raw.execute("delete from budgets where level > 0; update budgets set held = 0")
     await raw.execute("drop table if exists copied; create table copied (like usage_events including all)")
 
 
@@ -101,14 +106,16 @@ async def _granted(db: Database, chance: random.Random, size: int) -> list[bytes
     threads = [UUID(int=chance.getrandbits(128)) for _ in range(THREADS)]
     holds = [_hold(chance, threads) for _ in range(size)]
     async with db.begin() as connection:
-        await rows.add_budgets(connection, threads, PLENTY)
+        await connection.execute(insert(tables.threads), [{"id": thread} for thread in threads])
+        await add_thread_budgets(connection, threads, PLENTY, Budgets())
         await rows.add_holds(connection, holds)
         await connection.execute(
             text(
                 """
                 update budgets set held = sums.held
-                from (select thread_id, sum(prompt_bound + max_completion) as held from holds group by 1) as sums
-                where sums.thread_id = budgets.thread_id
+                from (select thread_id, sum(prompt_bound + max_completion) as held from holds
+                      group by grouping sets ((thread_id), ())) as sums
+                where budgets.id = sums.thread_id or (budgets.level = 0 and sums.thread_id is null)
                 """
             )
         )
@@ -154,7 +161,7 @@ async def _book(db: Database, events: Sequence[bytes]) -> float:
     started = time.perf_counter()
     for start in range(0, len(events), BATCH):
         batch = [parse_ledger_message(event) for event in events[start : start + BATCH]]
-        await books.book(db, batch, max_tokens=PLENTY, pricing=PRICING)
+        await books.book(db, batch, rules=Rules(PLENTY), pricing=PRICING)
     return time.perf_counter() - started
 
 

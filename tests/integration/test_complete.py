@@ -14,6 +14,7 @@ import pytest
 from tests.integration.ledger_support import PRICING, check_books, handled_message, numbers
 from tests.unit.stub_llm import Step, good, stub_llm
 from xml_pipeline.ledger import books
+from xml_pipeline.ledger.model import Rules
 from xml_pipeline.llm import BudgetExhausted, ChatMessage, complete
 from xml_pipeline.llm.context import HandlerContext, handler_context
 from xml_pipeline.llm.errors import (
@@ -42,13 +43,13 @@ class DirectLedger:
     limit: int = LIMIT
 
     async def hold(self, request: HoldRequest) -> HoldReply:
-        return (await books.book(self.db, [request], max_tokens=self.limit, pricing=PRICING)).replies[0]
+        return (await books.book(self.db, [request], rules=Rules(self.limit), pricing=PRICING)).replies[0]
 
     async def settle(self, event: UsageEvent) -> None:
-        await books.book(self.db, [event], max_tokens=self.limit, pricing=PRICING)
+        await books.book(self.db, [event], rules=Rules(self.limit), pricing=PRICING)
 
     async def release(self, release: HoldRelease) -> None:
-        await books.book(self.db, [release], max_tokens=self.limit, pricing=PRICING)
+        await books.book(self.db, [release], rules=Rules(self.limit), pricing=PRICING)
 
 
 @pytest.fixture

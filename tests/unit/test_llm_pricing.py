@@ -10,7 +10,8 @@ from genai_prices import Usage, calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xml_pipeline.llm.pricing import UNPRICED, Prices, Tokens
+from xml_pipeline.llm.pricing import UNPRICED, Prices
+from xml_pipeline.llm.tokens import Tokens
 from xml_pipeline.organism.model import Price
 
 MILLION = 1_000_000

@@ -8,10 +8,10 @@ from decimal import Decimal
 
 from xml_pipeline.llm.price_table import listed_tariff
 from xml_pipeline.llm.rate_card import UNPRICED, Cost, PriceUsed, Tariff, rate_card
-from xml_pipeline.llm.tokens import TokenCounts, Tokens
+from xml_pipeline.llm.tokens import Tokens
 from xml_pipeline.organism.model import Price
 
-__all__ = ["UNPRICED", "Cost", "PriceUsed", "Prices", "TokenCounts", "Tokens"]
+__all__ = ["UNPRICED", "Cost", "PriceUsed", "Prices"]
 
 _KNOWN = (Price("grok-4.1", prompt=3, completion=15),)
 # Fake completions cost nothing, whatever model they pretend to be.
@@ -38,7 +38,7 @@ class Prices:
             **{price.model: _own(price, "organism") for price in overrides},
         }
 
-    def cost(self, provider: str, model: str, tokens: TokenCounts, at: datetime | None = None) -> Cost:
+    def cost(self, provider: str, model: str, tokens: Tokens, at: datetime | None = None) -> Cost:
         """The cost of one call made at `at` (with a time zone; now if None). An unknown model is never an error."""
         tariff = self._own.get(model)
         if tariff is None and provider not in _FREE_PROVIDERS:

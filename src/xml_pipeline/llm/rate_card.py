@@ -10,7 +10,7 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import NamedTuple
 
-from xml_pipeline.llm.tokens import TokenCounts
+from xml_pipeline.llm.tokens import Tokens
 
 # The kinds that a rate card may have. A kind without a rate is charged as what it is a part of: `input` or `output`.
 PROMPT_KINDS = ("cache_read", "cache_write", "audio_input", "image_input")
@@ -69,7 +69,7 @@ class RateCard:
             whole.get(kind, self._output) - self._output for kind in COMPLETION_KINDS
         )
 
-    def cost(self, tokens: TokenCounts) -> Cost:
+    def cost(self, tokens: Tokens) -> Cost:
         """The cost of one call. Kinds that are more than all there is count for no more than that."""
         prompt = tokens.prompt_tokens
         read, write = tokens.cache_read_tokens, tokens.cache_write_tokens
@@ -89,7 +89,7 @@ class RateCard:
             return Cost(amount, None, self.price)
         return Cost(amount, Decimal(units) / self._scale if cached else amount, self.price)
 
-    def _of_media(self, tokens: TokenCounts, prompt: int) -> int:
+    def _of_media(self, tokens: Tokens, prompt: int) -> int:
         """What reasoning, audio and images add; what was cached is charged as cached, whatever it shows."""
         units = 0
         if audio := tokens.audio_prompt_tokens:
@@ -119,7 +119,7 @@ class Tariff:
         self._cards = tuple(cards)
         self._starts = tuple(starts)
 
-    def cost(self, tokens: TokenCounts) -> Cost:
+    def cost(self, tokens: Tokens) -> Cost:
         """The cost of one call."""
         starts = self._starts
         return self._cards[bisect_left(starts, tokens.prompt_tokens) if starts else 0].cost(tokens)

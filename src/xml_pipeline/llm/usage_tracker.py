@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Lock
 
-from xml_pipeline.llm.pricing import Prices, Tokens
+from xml_pipeline.llm.pricing import Prices
+from xml_pipeline.llm.tokens import Tokens
 
 MOST_THREADS = 100_000
 # Pairs of an agent and a model that have sums of their own; what more there are share one.

@@ -30,23 +30,25 @@ class HoldRequest(_Message):
 
 
 class HoldReply(_Message):
-    """Ledger -> worker, to the request's `reply_to`."""
+    """Ledger -> worker, to the request's `reply_to`.
+
+    `at_limit`: what becomes of a message whose call no budget will cover; `asked`: the tokens of that call.
+    """
 
     call_id: UUID
     state: Literal["granted", "denied", "wait"]
     granted_at: datetime | None = None
     remaining: int = 0
     reason: str | None = None
-
-
-_Reported = Annotated[int | None, Field(ge=0)]
+    at_limit: Literal["deny", "park", "kill"] = "deny"
+    asked: int = 0
 
 
 class UsageEvent(_Message):
     """Worker -> ledger: what an LLM call really used; settles the hold of `call_id`, once.
 
-    The kinds are parts of the prompt's and the completion's tokens; None is what the provider did not report.
-    `estimated`: the provider reported nothing, and the tokens are the most that it can have used.
+    Kinds of tokens that the provider did not report are None. `estimated`: it reported none at all, and the totals are
+    what the call can have used at most.
     """
 
     kind: Literal["usage"] = "usage"
@@ -58,13 +60,13 @@ class UsageEvent(_Message):
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
     latency_ms: float = Field(ge=0)
-    cache_read_tokens: _Reported = None
-    cache_write_tokens: _Reported = None
-    reasoning_tokens: _Reported = None
-    audio_prompt_tokens: _Reported = None
-    audio_completion_tokens: _Reported = None
-    image_prompt_tokens: _Reported = None
-    image_completion_tokens: _Reported = None
+    cache_read_tokens: int | None = Field(default=None, ge=0)
+    cache_write_tokens: int | None = Field(default=None, ge=0)
+    reasoning_tokens: int | None = Field(default=None, ge=0)
+    audio_prompt_tokens: int | None = Field(default=None, ge=0)
+    audio_completion_tokens: int | None = Field(default=None, ge=0)
+    image_prompt_tokens: int | None = Field(default=None, ge=0)
+    image_completion_tokens: int | None = Field(default=None, ge=0)
     estimated: bool = False
 
 

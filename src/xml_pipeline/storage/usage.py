@@ -11,21 +11,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 _SUMS = """
     coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-    coalesce(sum(latency_ms), 0), coalesce(sum(cost), 0)
+    coalesce(sum(latency_us), 0), coalesce(sum(cost), 0), coalesce(sum(requests - expired), 0)
 """
-_CURRENT = "period = coalesce((select usage_period from organism_state where id = 1), 1)"
+_CURRENT = "grain = 'day' and period = coalesce((select usage_period from organism_state where id = 1), 1)"
 _BUDGET = "thread_id, max_tokens, held, prompt_tokens, completion_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Sums over completions: cost in USD, latency in milliseconds."""
+    """Sums over completions: cost in USD, latency in microseconds. `timed`: those whose latency is known."""
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    latency_ms: Decimal = Decimal(0)
+    latency_us: int = 0
     cost: Decimal = Decimal(0)
+    timed: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -34,8 +35,8 @@ class Sums:
 
     @property
     def average_latency_ms(self) -> float:
-        """Milliseconds for each completion, 0 without any."""
-        return float(self.latency_ms / self.requests) if self.requests else 0.0
+        """Milliseconds for each completion that was timed, 0 without any."""
+        return self.latency_us / self.timed / 1000 if self.timed else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ async def by_model(connection: AsyncConnection) -> dict[str, Sums]:
 async def list_budgets(connection: AsyncConnection, *, limit: int | None = None) -> list[Budget]:
     """The budgets of threads, the most used first."""
     statement = text(f"""
-        select {_BUDGET} from budgets
+        select {_BUDGET} from budgets where level = 2
          order by (prompt_tokens + completion_tokens)::float8 / nullif(max_tokens, 0) desc nulls first, thread_id
          limit :limit
     """)  # noqa: S608
@@ -84,14 +85,14 @@ async def list_budgets(connection: AsyncConnection, *, limit: int | None = None)
 
 async def get_budget(connection: AsyncConnection, thread_id: UUID) -> Budget | None:
     """The budget of a thread, None while it has none."""
-    statement = text(f"select {_BUDGET} from budgets where thread_id = :thread")  # noqa: S608
+    statement = text(f"select {_BUDGET} from budgets where id = :thread")  # noqa: S608
     row = (await connection.execute(statement, {"thread": thread_id})).one_or_none()
     return Budget(*row) if row else None
 
 
 async def count_budgets(connection: AsyncConnection) -> int:
     """How many threads have a budget."""
-    count: int = (await connection.execute(text("select count(*) from budgets"))).scalar_one()
+    count: int = (await connection.execute(text("select count(*) from budgets where level = 2"))).scalar_one()
     return count
 
 
@@ -103,6 +104,6 @@ async def _grouped(connection: AsyncConnection, column: str) -> dict[str, Sums]:
     return {row[0]: _sums(tuple(row[1:])) for row in await connection.execute(statement)}
 
 
-def _sums(row: tuple[int, int, int, Decimal, Decimal]) -> Sums:
-    requests, prompt, completion, latency, cost = row
-    return Sums(int(requests), int(prompt), int(completion), Decimal(latency), Decimal(cost))
+def _sums(row: tuple[int, int, int, int, Decimal, int]) -> Sums:
+    requests, prompt, completion, latency, cost, timed = row
+    return Sums(int(requests), int(prompt), int(completion), int(latency), Decimal(cost), int(timed))

@@ -52,6 +52,7 @@ class Operator:
             await transaction.statement("begin a new period")
             period, _ = await transaction.lock(("state", 1)) or (1, None)
             transaction.writes["state", 1] = (period + 1, self.db.now)
+            transaction.writes["period", period + 1] = self.db.now
 
     # Dead letters
 

@@ -41,7 +41,6 @@ class Shortcut(StrEnum):
     INJECT_COUNTED_AS_MEANT = "a gateway counts what it was asked to insert, not what it inserted"
     HOLDS_READ_WITH_THE_LOCK = "holds and bookings are read in the statement that locks the budgets"
     BUDGETS_WITHOUT_LOCK = "budgets are read without their locks"
-    BOOKED_WITHOUT_CONFLICT = "usage is booked without asking whether the call is"
     SETTLED_IN_ANY_STATE = "the usual statement settles a hold that is not held"
     USAGE_ACK_BEFORE_COMMIT = "a usage service acknowledges what it took before it has committed"
 

@@ -202,6 +202,7 @@ class World:
         if messages:
             call = self.provider.new_id("call")
             self.provider.without_hold[call] = used = Answered(3, 4)
+            self.db.strayed.add(call)
             for _ in range(2):
                 message = self.chance.pick(messages).new.id
                 self.broker.deliver(USAGE, usage_event(call, message, self.db.now, used))
