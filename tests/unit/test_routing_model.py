@@ -62,7 +62,7 @@ def test_counting_what_was_meant_is_wrong_as_soon_as_states_are_stale() -> None:
     # Alone it can do no harm: whatever closes, postpones or takes a row holds its thread's lock, and so what was read
     # under that lock still fits. Only releasing does without, and it makes `out` of `ready`: both may be closed. So
     # RETURNING is there for the day on which that order is broken, and turns lost counts into a batch done again.
-    with pytest.raises(Broken, match="slots have holes|counted as open"):
+    with pytest.raises(Broken, match=r"slots have holes|counted as open"):
         _run_many({Shortcut.COUNTS_AS_MEANT, Shortcut.READ_WITH_THE_LOCK})
 
 
