@@ -7,6 +7,7 @@ from xml_pipeline.llm.usage_tracker import UsageSums
 from xml_pipeline.message_bus import get_budget_registry
 from xml_pipeline.message_bus.budget_registry import DEFAULT_MAX_TOKENS, ThreadBudget
 from xml_pipeline.server import models
+from xml_pipeline.server.usage_series import SeriesQuery, UsageSeriesAnswer, series_of
 
 
 class ProcessUsage:
@@ -29,6 +30,10 @@ class ProcessUsage:
     async def model(self, model: str) -> models.ModelUsage:
         """The sums of one model, zeros for an unknown one."""
         return models.ModelUsage(model=model, **_sums(get_usage_tracker().model(model)))
+
+    async def timeseries(self, query: SeriesQuery) -> UsageSeriesAnswer:
+        """No series: the tracker keeps no times."""
+        return series_of(query, {})
 
     async def budgets(self) -> models.ThreadBudgets:
         """Every thread's budget, the highest share used first."""
