@@ -106,8 +106,12 @@ async def test_a_completion_is_booked_when_it_returns(db: Database, message: UUI
         db, "select agent_id, model, provider, prompt_tokens, completion_tokens, kind from usage_events"
     )
     assert row == ("greeter", "grok-4.1", "openai", 20, 4, "measured")
-    assert await numbers(db, "select latency_ms > 0, priced, cost = 0.00012 from usage_events") == (True, True, True)
-    assert await holds(db) == (["settled"],)
+    assert await numbers(db, "select latency_us > 0, price_id is not null, cost = 0.00012 from usage_events") == (
+        True,
+        True,
+        True,
+    )
+    assert await holds(db) == ([],)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,10 @@ async def test_fifty_at_once_on_a_budget_for_ten_are_exactly_ten(db: Database, m
         results = await asyncio.gather(*(complete(prompt) for _ in range(50)), return_exceptions=True)
     assert sum(isinstance(result, BudgetExhausted) for result in results) == 40
     assert len(asked) == 10
-    assert await numbers(db, "select prompt_tokens + completion_tokens, held from budgets") == (LIMIT, 0)
+    assert await numbers(db, "select prompt_tokens + completion_tokens, held from budgets where level = 2") == (
+        LIMIT,
+        0,
+    )
     await check_books(db)
 
 
@@ -163,7 +170,9 @@ async def test_a_handler_that_is_cancelled_while_it_settles_has_settled(db: Data
         await asyncio.gather(task, return_exceptions=True)
     await until_quiet(db)
     (states,) = await holds(db)
-    assert states in (["settled"], ["held"])
+    (booked,) = await numbers(db, "select count(*) from usage_events")
+    # Cancelled while it waits for the provider, it leaves its hold to expire.
+    assert (booked, states) in [(1, []), (0, ["held"])]
 
 
 async def until_quiet(db: Database) -> None:

@@ -217,18 +217,20 @@ async def test_a_stop_is_for_those_who_run_now(database: Database) -> None:
     assert not state.stops(state.now)
 
 
-_HOUR = datetime(2026, 1, 1, 12, tzinfo=UTC)
+_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def _rollup(connection: AsyncConnection, agent: str, model: str, *, period: int = 1, **values: Any) -> None:
-    usual: dict[str, Any] = {"requests": 1, "prompt_tokens": 0, "completion_tokens": 0, "latency_ms": 0, "cost": 0}
-    keys = {"period": period, "hour": _HOUR, "agent_id": agent, "model": model, "provider": "scripted"}
-    await connection.execute(insert(tables.usage_rollups).values({**keys, **usual, **values}))
+    keys = {"period": period, "start": _DAY, "agent_id": agent, "model": model, "provider": "scripted", "requests": 1}
+    for grain in ("hour", "day"):
+        await connection.execute(insert(tables.usage_rollups).values({**keys, "grain": grain, **values}))
 
 
 async def test_sums_are_of_the_current_period(connection: AsyncConnection) -> None:
-    await _rollup(connection, "a", "m/1", prompt_tokens=10, completion_tokens=5, latency_ms=100, cost=Decimal("0.1"))
-    await _rollup(connection, "a", "m2", requests=3, prompt_tokens=1, latency_ms=100, cost=Decimal("0.2"))
+    await _rollup(
+        connection, "a", "m/1", prompt_tokens=10, completion_tokens=5, latency_us=100_000, cost=Decimal("0.1")
+    )
+    await _rollup(connection, "a", "m2", requests=3, prompt_tokens=1, latency_us=100_000, cost=Decimal("0.2"))
     await _rollup(connection, "b", "m2", completion_tokens=2)
     in_all = await usage.totals(connection)
     assert (in_all.total_tokens, in_all.requests, in_all.average_latency_ms) == (18, 5, 40.0)
@@ -250,7 +252,8 @@ async def test_budgets_come_with_the_most_used_first(connection: AsyncConnection
     made = {}
     for name, limit, used in (("low", 100_000, 4_500), ("high", 100, 99), ("none", 50, 0)):
         made[name] = uuid4()
-        row = {"thread_id": made[name], "max_tokens": limit, "prompt_tokens": used}
+        id_ = made[name]
+        row = {"id": id_, "level": 2, "thread_id": id_, "base_tokens": limit, "prompt_tokens": used}
         await connection.execute(insert(tables.budgets).values(row))
     assert [budget.thread_id for budget in await usage.list_budgets(connection)] == [
         made["high"],

@@ -105,6 +105,7 @@ messages = Table(
     Column("turn_id", Uuid),
     Column("redrive_of", Uuid),
     Column("parked_for", BigInteger),  # tokens that its budgets must have room for before it goes on
+    Column("parks", Integer, nullable=False, server_default="0"),  # attempts that ended so
     _now(),
     Column("closed_at", DateTime(timezone=True)),
     UniqueConstraint("thread_id", "slot"),
@@ -124,7 +125,7 @@ messages = Table(
         "to_id",
         postgresql_where=text("not mailbox and state in ('ready','out')"),
     ),
-    Index("ix_messages_ready", "to_id", "seq", postgresql_where=text("state = 'ready'")),
+    Index("ix_messages_ready", "to_id", "seq", postgresql_where=text("state = 'ready' and parked_for is null")),
     Index("ix_messages_out", "to_id", postgresql_where=text("state = 'out'")),
     Index("ix_messages_call_id", "call_id", "slot", postgresql_where=text("kind <> 'request'")),
     Index("ix_messages_answers", "answers", postgresql_where=text("answers is not null")),

@@ -113,7 +113,7 @@ async def kill_thread(connection: AsyncConnection, thread_id: UUID, *, actor: st
 async def _close_open(connection: AsyncConnection, thread_id: UUID) -> tuple[str, ...]:
     closed = await connection.execute(
         text(
-            "update messages set state = 'closed', outcome = 'killed', closed_at = now()"
+            "update messages set state = 'closed', outcome = 'killed', closed_at = now(), parked_for = null"
             " where thread_id = :thread and state <> 'closed' returning to_id"
         ),
         {"thread": thread_id},

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tests.unit.routing_model.database import Change, Database, View
 from tests.unit.routing_model.organism import ORGANISM, WINDOWS
-from tests.unit.routing_model.rows import Letter, Stored, messages_of
+from tests.unit.routing_model.rows import Letter, Stored, has_room, messages_of
 from xml_pipeline.storage.budget_rows import Budget
 from xml_pipeline.storage.ledger_rows import Booking, Hold, HoldState, Kind
 from xml_pipeline.storage.rollup_rows import RollupKey, start_of
@@ -65,7 +65,9 @@ def _check_move(before: Stored, after: Stored, clock: float) -> None:
         raise Broken(f"{before.new.id}: attempt {after.attempt} of {after.state} after {before.attempt}")
     if before.state in ("waiting", "ready") and after.state == "out" and not before.is_due(clock):
         raise Broken(f"{before.new.id} went out before it was due")
-    if after.attempt > ORGANISM.listeners[after.new.to_id].retry.attempts:
+    if after.parked_for is not None and after.state != "ready":
+        raise Broken(f"{before.new.id} is parked and {after.state}")
+    if after.attempt - after.parks > ORGANISM.listeners[after.new.to_id].retry.attempts:
         raise Broken(f"{before.new.id}: one attempt too many")
 
 
@@ -107,6 +109,8 @@ def check_filled(db: Database) -> None:
     messages = messages_of(db.view())
     due = Counter(row.new.to_id for row in messages if row.state == "ready" and row.is_due(db.clock))
     out = Counter(row.new.to_id for row in messages if row.state == "out")
+    if any(row.parked_for is not None and has_room(db.view(), row) for row in messages):
+        raise Broken("what is parked has room and does not go on")
     for name, listener in db.view().table("listener").items():
         if due[name] and not listener.paused and out[name] < listener.window:
             raise Broken(f"{due[name]} for {name} are due and there is room, but nothing goes out")

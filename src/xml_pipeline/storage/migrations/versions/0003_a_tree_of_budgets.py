@@ -53,6 +53,8 @@ def downgrade() -> None:
     _set_aside()
     op.drop_index("ix_messages_parked", "messages")
     op.execute(_UNPARK)
+    _ready_index("state = 'ready'")
+    op.drop_column("messages", "parks")
     op.drop_column("messages", "parked_for")
     op.drop_column("threads", "tags")
     for table in _NEW:
@@ -87,7 +89,14 @@ def _created_at() -> sa.Column[object]:
 def _threads_and_messages() -> None:
     op.add_column("threads", sa.Column("tags", JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False))
     op.add_column("messages", sa.Column("parked_for", sa.BigInteger()))
+    op.add_column("messages", sa.Column("parks", sa.Integer(), server_default="0", nullable=False))
+    _ready_index("state = 'ready' and parked_for is null")
     op.create_index("ix_messages_parked", "messages", ["thread_id"], postgresql_where=sa.text("parked_for is not null"))
+
+
+def _ready_index(where: str) -> None:
+    op.drop_index("ix_messages_ready", "messages")
+    op.create_index("ix_messages_ready", "messages", ["to_id", "seq"], postgresql_where=sa.text(where))
 
 
 def _periods() -> None:
