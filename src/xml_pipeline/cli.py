@@ -22,6 +22,7 @@ from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
+from xml_pipeline.terminal.repricing import add_reprice_command
 
 if TYPE_CHECKING:
     from xml_pipeline.runtime import Runtime
@@ -45,6 +46,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
 OffsetOption = Annotated[int, typer.Option(min=0, help="How many to skip.")]
 RUNNING, WRITING, TALKING = "Run", "Write", "Talk and look (ORGANISM_URL)"
+ACCOUNTING = "Account (ORGANISM_DATABASE_URL)"
 
 
 def main() -> None:
@@ -248,6 +250,7 @@ def usage(as_json: JsonOption = False) -> None:
 
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
+add_reprice_command(app, out, ACCOUNTING)
 
 
 @app.command(rich_help_panel=WRITING)

@@ -21,7 +21,7 @@ from xml_pipeline.organism.budgets import UNLIMITED, Budgets, TagBudgets
 from xml_pipeline.storage.budget_tree import set_limits
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import reset_usage
-from xml_pipeline.storage.usage import by_agent, totals
+from xml_pipeline.storage.usage import overview, totals
 
 LIMIT = 1000
 RULES = Rules(LIMIT)
@@ -166,7 +166,7 @@ async def test_a_reset_zeroes_the_sums_and_a_late_event_does_not_undo_it(db: Dat
     await book(db, used(message, fresh.call_id))
     async with db.begin() as connection:
         assert (await totals(connection)).total_tokens == 15
-        assert (await by_agent(connection))["greeter"].requests == 1
+        assert (await overview(connection)).by_agent["greeter"].requests == 1
     assert await numbers(db, "select prompt_tokens + completion_tokens from budgets where level = 2") == (60,)
     await check_books(db)
 

@@ -21,6 +21,7 @@ from xml_pipeline.server.parameters import (
     LetterQueryParameter,
     Name,
     PageParameter,
+    SeriesQueryParameter,
     ThreadQueryParameter,
     TopUpParameter,
     WaitParameter,
@@ -36,6 +37,7 @@ from xml_pipeline.server.problems import (
 )
 from xml_pipeline.server.refusals import unknown_agent, unknown_letter, unknown_thread
 from xml_pipeline.server.state import ServerState
+from xml_pipeline.server.usage_series import UsageSeriesAnswer
 from xml_pipeline.server.view import Inject, OrganismView
 
 PREFIX = "/api/v1"
@@ -90,6 +92,7 @@ def create_router(state: ServerState | OrganismView) -> APIRouter:
     _capability_routes(router, view)
     _budget_routes(router, view)
     _usage_routes(router, view)
+    _series_routes(router, view)
     _letter_routes(router, view)
     return router
 
@@ -304,6 +307,12 @@ def _usage_routes(router: APIRouter, view: OrganismView) -> None:
     async def reset() -> models.Success:
         await view.usage.reset()
         return models.Success()
+
+
+def _series_routes(router: APIRouter, view: OrganismView) -> None:
+    @router.get(f"{PREFIX}/usage/timeseries", tags=["usage"], responses=problem_responses(400))
+    async def timeseries(query: SeriesQueryParameter) -> UsageSeriesAnswer:
+        return await view.usage.timeseries(query)
 
 
 def _letter_routes(router: APIRouter, view: OrganismView) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from xml_pipeline.server import budget_models, models
 from xml_pipeline.server.feed import Hub
+from xml_pipeline.server.usage_series import SeriesQuery, UsageSeriesAnswer
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -71,6 +72,10 @@ class UsageStore(Protocol):
 
     async def model(self, model: str) -> models.ModelUsage:
         """The sums of one model, zeros for an unknown one."""
+        ...
+
+    async def timeseries(self, query: SeriesQuery) -> UsageSeriesAnswer:
+        """What was used in each hour or day."""
         ...
 
     async def budgets(self) -> models.ThreadBudgets:

@@ -11,7 +11,8 @@ from xml_pipeline.server import budget_models, models
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.refusals import key_used_differently, thread_killed
-from xml_pipeline.storage import organism_state, top_ups, usage
+from xml_pipeline.server.usage_series import SeriesQuery, UsageSeriesAnswer, series_of
+from xml_pipeline.storage import organism_state, top_ups, usage, usage_series
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.top_ups import NewBudgets, TopUp, TopUpAnswer
 
@@ -31,12 +32,11 @@ class LiveUsage:
     async def overview(self) -> models.UsageOverview:
         """All sums of the current period."""
         async with self._db.begin() as connection:
-            by_agent = await usage.by_agent(connection)
-            by_model = await usage.by_model(connection)
+            found = await usage.overview(connection)
             return models.UsageOverview(
-                totals=models.UsageSums(**_sums(await usage.totals(connection))),
-                by_agent=[models.AgentUsage(agent_id=name, **_sums(sums)) for name, sums in by_agent.items()],
-                by_model=[models.ModelUsage(model=name, **_sums(sums)) for name, sums in by_model.items()],
+                totals=models.UsageSums(**_sums(found.totals)),
+                by_agent=[models.AgentUsage(agent_id=name, **_sums(sums)) for name, sums in found.by_agent.items()],
+                by_model=[models.ModelUsage(model=name, **_sums(sums)) for name, sums in found.by_model.items()],
                 active_threads=await usage.count_budgets(connection),
             )
 
@@ -49,6 +49,17 @@ class LiveUsage:
         """The sums of one model, zeros for an unknown one."""
         sums = await self._totals(model=model) if storable(model) else usage.Sums()
         return models.ModelUsage(model=model, **_sums(sums))
+
+    async def timeseries(self, query: SeriesQuery) -> UsageSeriesAnswer:
+        """What was used in each hour or day, over all periods."""
+        wanted = usage_series.Wanted(
+            query.start, query.end, query.step, query.group_by, query.filters, query.most_series
+        )
+        if not all(map(storable, query.filters.values())):
+            return series_of(query, {})
+        async with self._db.begin() as connection:
+            found = await usage_series.series(connection, wanted)
+        return series_of(query, found)
 
     async def _totals(self, *, agent: str | None = None, model: str | None = None) -> usage.Sums:
         async with self._db.begin() as connection:

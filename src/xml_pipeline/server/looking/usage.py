@@ -12,6 +12,7 @@ from xml_pipeline.message_bus.budget_registry import DEFAULT_MAX_TOKENS, ThreadB
 from xml_pipeline.organism.budgets import UNLIMITED
 from xml_pipeline.server import budget_models, models
 from xml_pipeline.server.refusals import key_used_differently, thread_killed
+from xml_pipeline.server.usage_series import SeriesQuery, UsageSeriesAnswer, series_of
 
 # Past so many the oldest are forgotten.
 _KEYS_KEPT = 10_000
@@ -44,6 +45,10 @@ class ProcessUsage:
     async def model(self, model: str) -> models.ModelUsage:
         """The sums of one model, zeros for an unknown one."""
         return models.ModelUsage(model=model, **_sums(get_usage_tracker().model(model)))
+
+    async def timeseries(self, query: SeriesQuery) -> UsageSeriesAnswer:
+        """No series: the tracker keeps no times."""
+        return series_of(query, {})
 
     async def budgets(self) -> models.ThreadBudgets:
         """Every thread's budget, the highest share used first."""
