@@ -11,7 +11,7 @@ import pytest
 from tests.contract.target import API, Target, camel_case_only, new_thread
 
 SUMS = {"totalTokens", "promptTokens", "completionTokens", "requestCount", "totalCost", "avgLatencyMs"}
-THREAD = {"id", "status", "participants", "messageCount", "createdAt", "lastActivity", "error"}
+THREAD = {"id", "status", "participants", "messageCount", "createdAt", "lastActivity", "error", "tags"}
 AGENT = {
     "name",
     "description",
