@@ -16,7 +16,8 @@ from sqlalchemy import text
 from tests.integration.ledger_support import PRICING, ask, handled_message, used
 from xml_pipeline.audit.closing import CHECKS, close_books
 from xml_pipeline.ledger import books
-from xml_pipeline.ledger.model import Rules
+from xml_pipeline.ledger.intake import LedgerMessage
+from xml_pipeline.ledger.model import Changes, Rules
 from xml_pipeline.message_bus.messages import HoldRelease
 from xml_pipeline.organism.budgets import Budgets
 from xml_pipeline.storage.database import Database
@@ -143,7 +144,7 @@ async def test_the_books_are_clean_at_any_instant(db: Database) -> None:
     assert looked > 3
 
 
-async def _again(db: Database, message: books.LedgerMessage) -> books.Changes:
+async def _again(db: Database, message: LedgerMessage) -> Changes:
     while True:
         try:
             return await books.book(db, [message], rules=Rules(10**9), pricing=PRICING)
