@@ -26,7 +26,6 @@ from xml_pipeline.message_bus.rabbit.bus import RabbitBus
 from xml_pipeline.routing import batch, decisions, ingress, outputs, transaction
 from xml_pipeline.routing.windows import NO_FILL, Fill
 from xml_pipeline.storage import inbox, ledger, routing_sql
-from xml_pipeline.storage.ledger_rows import HoldState
 from xml_pipeline.storage.routing_batch import Driver, RoutingTransaction
 from xml_pipeline.storage.routing_rows import BatchKeys, Closing, InboxRow, NewMessage, Snapshot, ThreadRow
 
@@ -83,16 +82,16 @@ def unroutable_ignored() -> None:
 
 def usage_booked_again() -> None:
     """A usage event is booked each time that it comes; for this the table has no key."""
-    settle = ledger_decisions._Batch._settle_hold
+    settle = ledger_decisions._Batch.settle
 
-    def settle_again(self: Any, event: Any, hold: Any) -> None:
-        if self._state(hold) is HoldState.SETTLED:
-            booked = self._measured(event, hold.message_id, hold.thread_id, hold.agent_id, hold.period, hold.granted_at)
-            self._book(booked, freed=0)
+    def settle_again(self: Any, position: int, event: Any) -> None:
+        if event.call_id in self._bookings and event.call_id not in self._holds:
+            self._situation.bookings.pop(event.call_id, None)
+            self._book_without_hold(position, event)
         else:
-            settle(self, event, hold)
+            settle(self, position, event)
 
-    _put(ledger_decisions._Batch, "_settle_hold", settle_again)
+    _put(ledger_decisions._Batch, "settle", settle_again)
     _put(ledger, "_ADD_BOOKINGS", ledger._insert("usage_events", ledger._BOOKING_TYPES))
 
 

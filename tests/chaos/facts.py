@@ -80,8 +80,8 @@ class Facts:
 
 
 _KEYS = "period, agent_id, model, provider"
-_ROLLED = f"""select {_KEYS}, hour, sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-    from usage_rollups where requests <> 0 group by {_KEYS}, hour"""  # noqa: S608 - no input of anybody
+_ROLLED = f"""select {_KEYS}, start, sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cost)
+    from usage_rollups where grain = 'hour' and requests <> 0 group by {_KEYS}, start"""  # noqa: S608 - no input of anybody
 _SUMMED = f"""select {_KEYS}, date_bin('1 hour', granted_at, timestamptz '2000-01-01 00:00:00+00'), count(*),
     sum(prompt_tokens), sum(completion_tokens), sum(cost) from usage_events group by {_KEYS}, 5"""  # noqa: S608 - no input of anybody
 
@@ -102,11 +102,11 @@ ANOMALIES = {
     "counted turns of messages that were not handled": """select count(*) from turns t where counted and outcome = 'ok'
         and not exists (select from messages m where m.id = t.message_id and m.outcome = 'handled')""",
     "holds never settled": "select count(*) from holds where state = 'held'",
-    "budgets whose held is not their holds": """select count(*) from budgets b where held <>
+    "budgets whose held is not their holds": """select count(*) from budgets b where level = 2 and held <>
         (select coalesce(sum(prompt_bound + max_completion), 0) from holds h
         where h.thread_id = b.thread_id and h.state = 'held')""",
     "budgets whose spent is not their events": """select count(*) from budgets b
-        where (prompt_tokens, completion_tokens) <>
+        where level = 2 and (prompt_tokens, completion_tokens) <>
         (select coalesce(sum(e.prompt_tokens), 0), coalesce(sum(e.completion_tokens), 0)
         from usage_events e where e.thread_id = b.thread_id)""",
     "budgets overspent": "select count(*) from budgets where prompt_tokens + completion_tokens > max_tokens",

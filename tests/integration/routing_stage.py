@@ -73,6 +73,11 @@ class Stage:
         await self.send(encode_turn(turn))
         return turn
 
+    async def park(self, assignment: Assignment, tokens: int) -> None:
+        """Report that its handler was about to make a call that no budget covers."""
+        turn = Turn(uuid4(), assignment.message_id, assignment.attempt, Outcome.PARKED, asked=tokens)
+        await self.send(encode_turn(turn))
+
     async def answer(self, assignment: Assignment) -> None:
         """Respond to the caller."""
         await self.report(assignment, given.respond(given.reply(assignment.envelope.to_id)))

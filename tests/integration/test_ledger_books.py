@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,13 +15,16 @@ from sqlalchemy import text
 from tests.integration.ledger_support import PRICING, ask, check_books, handled_message, numbers, used
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.intake import LedgerMessage
-from xml_pipeline.ledger.model import Changes
+from xml_pipeline.ledger.model import Changes, Rules
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest
+from xml_pipeline.organism.budgets import UNLIMITED, Budgets, TagBudgets
+from xml_pipeline.storage.budget_tree import set_limits
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import reset_usage
-from xml_pipeline.storage.usage import by_agent, totals
+from xml_pipeline.storage.usage import overview, totals
 
 LIMIT = 1000
+RULES = Rules(LIMIT)
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 
 async def book(db: Database, *messages: LedgerMessage, limit: int = LIMIT) -> Changes:
-    return await books.book(db, messages, max_tokens=limit, pricing=PRICING)
+    return await books.book(db, messages, rules=Rules(limit), pricing=PRICING)
 
 
 async def one_reply(db: Database, request: HoldRequest, limit: int = LIMIT) -> HoldReply:
@@ -80,7 +83,11 @@ async def test_fifty_calls_at_once_on_a_budget_for_ten(db: Database) -> None:
 
     states = await asyncio.gather(*(call() for _ in range(50)))
     assert sorted(states) == ["denied"] * 40 + ["granted"] * 10
-    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 600, 400)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets where level = 2") == (
+        0,
+        600,
+        400,
+    )
     assert await numbers(db, "select count(*) from usage_events") == (10,)
     await check_books(db)
 
@@ -94,7 +101,11 @@ async def test_a_hundred_duplicates_in_any_order_count_once(db: Database) -> Non
     random.Random(1).shuffle(copies)
     await retried(db, [copies[start : start + 20] for start in range(0, len(copies), 20)])
     assert await numbers(db, "select count(*) from usage_events") == (3,)
-    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 30, 15)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets where level = 2") == (
+        0,
+        30,
+        15,
+    )
     await check_books(db)
 
 
@@ -103,7 +114,7 @@ async def test_an_overdue_hold_is_booked_at_its_size_and_corrected_by_its_event(
     request = ask(message)
     await book(db, request)
     await end_holds(db)
-    await asyncio.gather(*(books.sweep(db, pricing=PRICING) for _ in range(4)))
+    await asyncio.gather(*(books.sweep(db, rules=RULES, pricing=PRICING) for _ in range(4)))
     found = await numbers(db, "select kind, prompt_tokens, completion_tokens from usage_events")
     assert found == ("expired", 60, 40)
     await check_books(db)
@@ -119,10 +130,10 @@ async def test_an_overdue_hold_that_is_released_late_leaves_nothing(db: Database
     request = ask(message)
     await book(db, request)
     await end_holds(db)
-    await books.sweep(db, pricing=PRICING)
+    await books.sweep(db, rules=RULES, pricing=PRICING)
     await book(db, HoldRelease(call_id=request.call_id))
     assert await numbers(db, "select count(*) from usage_events") == (0,)
-    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets") == (0, 0, 0)
+    assert await numbers(db, "select held, prompt_tokens, completion_tokens from budgets where level = 2") == (0, 0, 0)
     await check_books(db)
 
 
@@ -155,8 +166,8 @@ async def test_a_reset_zeroes_the_sums_and_a_late_event_does_not_undo_it(db: Dat
     await book(db, used(message, fresh.call_id))
     async with db.begin() as connection:
         assert (await totals(connection)).total_tokens == 15
-        assert (await by_agent(connection))["greeter"].requests == 1
-    assert await numbers(db, "select prompt_tokens + completion_tokens from budgets") == (60,)
+        assert (await overview(connection)).by_agent["greeter"].requests == 1
+    assert await numbers(db, "select prompt_tokens + completion_tokens from budgets where level = 2") == (60,)
     await check_books(db)
 
 
@@ -167,13 +178,13 @@ async def test_two_booked_at_the_same_time_from_different_threads_count_once(db:
     await check_books(db)
 
 
-async def retried(db: Database, batches: Sequence[Sequence[LedgerMessage]]) -> list[Changes]:
+async def retried(db: Database, batches: Sequence[Sequence[LedgerMessage]], rules: Rules = RULES) -> list[Changes]:
     """All batches at once, each again after a conflict, as the service does."""
 
     async def one(batch: Sequence[LedgerMessage]) -> Changes:
         while True:
             try:
-                return await book(db, *batch)
+                return await books.book(db, batch, rules=rules, pricing=PRICING)
             except books.Conflict:
                 continue
 
@@ -195,11 +206,13 @@ async def test_an_event_settles_the_hold_that_it_names_and_tells_where(db: Datab
     changes = await book(db, event)
     (booking,) = changes.settled
     assert (booking.call_id, booking.thread_id, booking.agent_id) == (request.call_id, thread, "planner")
-    assert (booking.latency_ms, booking.granted_at) == (Decimal("12.500"), at)
+    assert (booking.latency_us, booking.granted_at) == (12_500, at)
     assert [(crossing.threshold, crossing.budget.spent) for crossing in changes.crossings] == [(75, 760)]
-    row = await numbers(db, "select message_id, kind, priced, prompt_tokens, completion_tokens, cost from usage_events")
+    row = await numbers(
+        db, "select message_id, kind, price_id is not null, prompt_tokens, completion_tokens, cost from usage_events"
+    )
     assert row == (message, "measured", True, 700, 60, booking.cost)
-    assert await numbers(db, "select state from holds") == ("settled",)
+    assert await numbers(db, "select count(*) from holds") == (0,)
     again = await book(db, event)
     assert (again.settled, again.crossings, again.moved, again.booked) == ([], [], {}, {})
     await check_books(db)
@@ -247,7 +260,7 @@ async def test_one_unusual_event_does_not_change_what_the_others_do(db: Database
             text("update holds set expires_at = now() - interval '1 second' where call_id = :id"),
             {"id": overdue.call_id},
         )
-    await books.sweep(db, pricing=PRICING)
+    await books.sweep(db, rules=RULES, pricing=PRICING)
     unusual = {
         "without hold": used(message, uuid4()),
         "expired": used(message, overdue.call_id, at=late),
@@ -278,20 +291,29 @@ async def test_the_statement_and_the_decisions_book_the_same(db: Database) -> No
         assert bool(changes.settled) == (off == timedelta())
         crossed = [crossing.threshold for crossing in changes.crossings]
         of_thread = """
-            select held, b.prompt_tokens, b.completion_tokens, count(*), sum(cost), sum(latency_ms), min(kind)
-            from budgets b join usage_events u using (thread_id) where thread_id = :id group by thread_id
+            select held, b.prompt_tokens, b.completion_tokens, count(*), sum(u.cost), sum(latency_us), min(kind)
+            from budgets b join usage_events u on u.thread_id = b.id where b.id = :id group by b.id
         """
         sums.append((crossed, await numbers(db, of_thread, id=thread)))
     assert sums[0] == sums[1]
-    assert await numbers(db, "select count(*) from holds join usage_events using (call_id, granted_at)") == (100,)
+    assert await numbers(db, "select count(*) from holds") == (0,)
+    assert await numbers(db, "select count(*) from usage_events") == (100,)
     await check_books(db)
 
 
-async def test_random_batches_from_many_services_keep_the_books(db: Database) -> None:
+SCARCE = Budgets(
+    organism=12_000, tags={"team": TagBudgets(5_000, {"red": 900}), "customer": TagBudgets()}, agents={"writer": 700}
+)
+
+
+@pytest.mark.parametrize("budgets", [Budgets(), SCARCE], ids=["threads alone", "all levels"])
+async def test_random_batches_from_many_services_keep_the_books(db: Database, budgets: Budgets) -> None:
+    await set_limits(db, budgets)
     chance = random.Random(7)
-    threads = [uuid4() for _ in range(6)]
+    tags: list[dict[str, str]] = [{}, {"team": "red"}, {"team": "blue"}, {"team": "blue", "customer": "acme"}]
+    threads = {uuid4(): tags[number % len(tags)] for number in range(6)}
     handled = [
-        await handled_message(db, thread, agent, slot)
+        await handled_message(db, thread, agent, slot, threads[thread])
         for thread in threads
         for slot, agent in enumerate(("planner", "writer"))
     ]
@@ -311,10 +333,12 @@ async def test_random_batches_from_many_services_keep_the_books(db: Database) ->
         return ask(message, call=call) if kind < 0.9 else HoldRelease(call_id=call)
 
     async def service() -> None:
-        for _ in range(25):
-            (changes,) = await retried(db, [[step() for _ in range(chance.randrange(1, 20))]])
+        for turn in range(25):
+            # The limits of agents come later: their budgets begin with what was used before.
+            rules = Rules(LIMIT, replace(budgets, agents=budgets.agents if turn > 8 else {}))
+            (changes,) = await retried(db, [[step() for _ in range(chance.randrange(1, 20))]], rules)
             times.update((reply.call_id, reply.granted_at) for reply in changes.replies.values() if reply.granted_at)
-            await books.sweep(db, pricing=PRICING)
+            await books.sweep(db, rules=RULES, pricing=PRICING)
 
     async def clock() -> None:
         for _ in range(20):
@@ -323,3 +347,33 @@ async def test_random_batches_from_many_services_keep_the_books(db: Database) ->
 
     await asyncio.gather(*(service() for _ in range(4)), clock())
     await check_books(db)
+    used_levels = {2} | ({0, 1, 3} if budgets.agents else {0, 1})
+    assert await numbers(db, "select array_agg(distinct level order by level) from budgets where requests > 0") == (
+        sorted(used_levels),
+    )
+
+
+async def test_an_agent_that_gets_a_limit_has_spent_what_it_spent_before(db: Database) -> None:
+    thread = uuid4()
+    message = await handled_message(db, thread, agent="writer")
+    before, open_one, later = ask(message), ask(message), ask(message)
+    at, _ = await granted(db, before, open_one)
+    await book(db, used(message, before.call_id, at=at))
+    rules = Rules(LIMIT, Budgets(agents={"writer": 214}))
+    changes = await books.book(db, [later], rules=rules, pricing=PRICING)
+    assert changes.replies[0].state == "wait"
+    found = "select held, prompt_tokens, completion_tokens, requests, max_tokens from budgets where level = 3"
+    # What waits needs no budget of its own: its node stays, with what was there before.
+    assert await numbers(db, found) == (100, 10, 5, 1, 214)
+    await check_books(db)
+
+
+async def test_limits_follow_the_configuration_except_those_of_threads(db: Database) -> None:
+    message = await handled_message(db, agent="writer", tags={"team": "red"})
+    rules = Rules(LIMIT, SCARCE)
+    await set_limits(db, SCARCE)
+    await books.book(db, [ask(message)], rules=rules, pricing=PRICING)
+    limits = "select string_agg(max_tokens::text, ' ' order by level) from budgets"
+    assert await numbers(db, limits) == ("12000 900 1000 700",)
+    await set_limits(db, Budgets(organism=5, tags={"team": TagBudgets(6)}))
+    assert await numbers(db, limits) == (f"5 6 1000 {UNLIMITED}",)

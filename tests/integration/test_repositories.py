@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from xml_pipeline.organism.budgets import UNLIMITED
 from xml_pipeline.organism.model import Listener, Organism
 from xml_pipeline.storage import (
     audit,
@@ -217,18 +218,20 @@ async def test_a_stop_is_for_those_who_run_now(database: Database) -> None:
     assert not state.stops(state.now)
 
 
-_HOUR = datetime(2026, 1, 1, 12, tzinfo=UTC)
+_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def _rollup(connection: AsyncConnection, agent: str, model: str, *, period: int = 1, **values: Any) -> None:
-    usual: dict[str, Any] = {"requests": 1, "prompt_tokens": 0, "completion_tokens": 0, "latency_ms": 0, "cost": 0}
-    keys = {"period": period, "hour": _HOUR, "agent_id": agent, "model": model, "provider": "scripted"}
-    await connection.execute(insert(tables.usage_rollups).values({**keys, **usual, **values}))
+    keys = {"period": period, "start": _DAY, "agent_id": agent, "model": model, "provider": "scripted", "requests": 1}
+    for grain in ("hour", "day"):
+        await connection.execute(insert(tables.usage_rollups).values({**keys, "grain": grain, **values}))
 
 
 async def test_sums_are_of_the_current_period(connection: AsyncConnection) -> None:
-    await _rollup(connection, "a", "m/1", prompt_tokens=10, completion_tokens=5, latency_ms=100, cost=Decimal("0.1"))
-    await _rollup(connection, "a", "m2", requests=3, prompt_tokens=1, latency_ms=100, cost=Decimal("0.2"))
+    await _rollup(
+        connection, "a", "m/1", prompt_tokens=10, completion_tokens=5, latency_us=100_000, cost=Decimal("0.1")
+    )
+    await _rollup(connection, "a", "m2", requests=3, prompt_tokens=1, latency_us=100_000, cost=Decimal("0.2"))
     await _rollup(connection, "b", "m2", completion_tokens=2)
     in_all = await usage.totals(connection)
     assert (in_all.total_tokens, in_all.requests, in_all.average_latency_ms) == (18, 5, 40.0)
@@ -236,31 +239,40 @@ async def test_sums_are_of_the_current_period(connection: AsyncConnection) -> No
     assert (await usage.totals(connection, agent="a")).requests == 4
     assert (await usage.totals(connection, model="m/1")).prompt_tokens == 10
     assert await usage.totals(connection, agent="nobody") == usage.Sums()
-    assert list(await usage.by_agent(connection)) == ["a", "b"]
-    assert {name: sums.total_tokens for name, sums in (await usage.by_model(connection)).items()} == {
-        "m/1": 15,
-        "m2": 3,
-    }
+    overview = await usage.overview(connection)
+    assert overview.totals == in_all
+    assert [(name, sums.total_tokens) for name, sums in overview.by_agent.items()] == [("a", 16), ("b", 2)]
+    assert [(name, sums.total_tokens) for name, sums in overview.by_model.items()] == [("m/1", 15), ("m2", 3)]
     assert await organism_state.reset_usage(connection, actor="someone") == 2
     assert await usage.totals(connection) == usage.Sums()
-    assert await usage.by_agent(connection) == {}
+    assert await usage.overview(connection) == usage.Overview(usage.Sums(), {}, {})
+
+
+async def test_what_is_expired_has_no_latency(connection: AsyncConnection) -> None:
+    await _rollup(connection, "a", "m", requests=3, expired=1, latency_us=100_000)
+    assert (await usage.totals(connection)).average_latency_ms == 50.0
 
 
 async def test_budgets_come_with_the_most_used_first(connection: AsyncConnection) -> None:
     made = {}
-    for name, limit, used in (("low", 100_000, 4_500), ("high", 100, 99), ("none", 50, 0)):
-        made[name] = uuid4()
-        row = {"thread_id": made[name], "max_tokens": limit, "prompt_tokens": used}
+    limits = {"unlimited": (UNLIMITED, 9_000), "low": (100_000, 4_500), "high": (100, 99), "none": (50, 0)}
+    for name, (limit, used) in limits.items():
+        made[name] = id_ = uuid4()
+        row = {"id": id_, "level": 2, "thread_id": id_, "base_tokens": limit, "prompt_tokens": used}
         await connection.execute(insert(tables.budgets).values(row))
     assert [budget.thread_id for budget in await usage.list_budgets(connection)] == [
         made["high"],
         made["low"],
         made["none"],
+        made["unlimited"],
     ]
     assert len(await usage.list_budgets(connection, limit=1)) == 1
-    assert await usage.get_budget(connection, made["low"]) == usage.Budget(made["low"], 100_000, 0, 4_500, 0)
+    assert await usage.get_budget(connection, made["low"]) == usage.ThreadBudget(
+        made["low"], 100_000, 0, 4_500, 0, 0, 0
+    )
     assert await usage.get_budget(connection, uuid4()) is None
-    assert await usage.count_budgets(connection) == 3
+    # The organism has one, too.
+    assert await usage.count_budgets(connection) == 4
 
 
 async def test_dead_letters(connection: AsyncConnection) -> None:

@@ -29,7 +29,8 @@ _CATALOG = """
      where schemaname = 'public' and tablename not in (select relname from partitions)
     union all
     select 'column', table_name || '.' || column_name,
-           concat_ws(' ', data_type, is_nullable, column_default, is_identity, identity_generation)
+           concat_ws(' ', data_type, is_nullable, column_default, is_identity, identity_generation,
+                     generation_expression)
       from information_schema.columns
      where table_schema = 'public' and table_name not in (select relname from partitions)
     order by 1, 2

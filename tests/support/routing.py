@@ -109,6 +109,11 @@ def failed(message_id: UUID, *, attempt: int = 1, outcome: Outcome = Outcome.ERR
     return TurnReport(Turn(uuid4(), message_id, attempt, outcome, (), reason), b"<turn/>")
 
 
+def parked(message_id: UUID, tokens: int, *, attempt: int = 1) -> TurnReport:
+    """A turn that ended with a call that no budget covers."""
+    return TurnReport(Turn(uuid4(), message_id, attempt, Outcome.PARKED, asked=tokens), b"<turn/>")
+
+
 def inject(to: str, thread: UUID | None = None, *, payload: bytes | None = None) -> Accepted:
     """An inject as a gateway stores it."""
     thread = thread or uuid4()

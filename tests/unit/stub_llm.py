@@ -11,19 +11,37 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Step:
-    """One answer: `body` as it is, or as JSON; no answer at all while `hang`; `drop` closes the connection."""
+    """One answer: `body` as it is, or as JSON; no answer at all while `hang`; `drop` closes the connection.
+
+    `missing`: bytes that the head promises and that never come.
+    """
 
     status: int = 200
     body: object = None
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: bool = False
     drop: bool = False
+    missing: int = 0
 
 
 def good(text: str = "hello", prompt: int = 12, completion: int = 3) -> Step:
     """A usable answer."""
     usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     return Step(body={"model": "served-model", "choices": [{"message": {"content": text}}], "usage": usage})
+
+
+def streamed(*events: object, end: bool = True, missing: int = 0) -> Step:
+    """An answer in events, each as JSON; bytes are taken as they are."""
+    written = [event if isinstance(event, bytes) else f"data: {json.dumps(event)}\n\n".encode() for event in events]
+    body = b"".join([*written, b"data: [DONE]\n\n" if end else b""])
+    return Step(body=body, headers={"Content-Type": "text/event-stream; charset=utf-8"}, missing=missing)
+
+
+def piece(text: str | None = None, finish: str | None = None, **more: object) -> dict[str, object]:
+    """One event of a stream."""
+    delta = {} if text is None else {"content": text}
+    choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return {"model": "served-model", "choices": choices, "usage": None, **more}
 
 
 @dataclass
@@ -53,7 +71,7 @@ class StubLlm:
 
 def _response(step: Step) -> bytes:
     body = step.body if isinstance(step.body, bytes) else json.dumps(step.body).encode()
-    headers = {"Content-Length": str(len(body)), "Connection": "close", **step.headers}
+    headers = {"Content-Length": str(len(body) + step.missing), "Connection": "close", **step.headers}
     lines = [f"HTTP/1.1 {step.status} Whatever", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode() + body
 

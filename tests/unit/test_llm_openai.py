@@ -20,6 +20,7 @@ from xml_pipeline.llm.errors import (
 )
 from xml_pipeline.llm.model import Answer, ChatMessage, CompletionRequest
 from xml_pipeline.llm.openai import OpenAiProvider
+from xml_pipeline.llm.tokens import Tokens
 from xml_pipeline.organism.model import LlmConfig
 
 
@@ -36,7 +37,7 @@ async def ask(stub: StubLlm, *, timeout: float = 10.0, temperature: float | None
 async def test_asks_and_understands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB_KEY", "secret")
     async with stub_llm([good("Good day")]) as stub:
-        assert await ask(stub, temperature=0.2) == Answer("Good day", "served-model", 12, 3)
+        assert await ask(stub, temperature=0.2) == Answer("Good day", "served-model", Tokens(12, 3))
     ((headers, body),) = stub.requests
     assert headers["authorization"] == "Bearer secret"
     assert headers["x-client-request-id"] == str(UUID(int=7))
@@ -108,9 +109,7 @@ async def test_a_refusal_is_not_repeated(status: int) -> None:
         [],
         {},
         {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
-        {"choices": [{"message": {"content": "x"}}]},
-        {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1}},
-        {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": -1, "completion_tokens": 2}},
+        {"choices": [{"message": "x"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
     ],
 )
 async def test_an_answer_that_cannot_be_used_is_not_repeated(body: object) -> None:
@@ -118,6 +117,35 @@ async def test_an_answer_that_cannot_be_used_is_not_repeated(body: object) -> No
         with pytest.raises(MalformedAnswer):
             await ask(stub)
     assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {},
+        {"usage": None},
+        {"usage": []},
+        {"usage": {"prompt_tokens": 1}},
+        {"usage": {"prompt_tokens": -1, "completion_tokens": 2}},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 2**31}},
+        {"usage": {"prompt_tokens": "1", "completion_tokens": True}},
+    ],
+)
+@pytest.mark.parametrize(("text", "completion"), [("", 16), ("straße", 23), ("x" * 300, 50)])
+async def test_an_answer_without_counts_is_the_most_that_it_can_be(
+    usage: dict[str, object], text: str, completion: int
+) -> None:
+    async with stub_llm([Step(body={"choices": [{"message": {"content": text}}], **usage})]) as stub:
+        answer = await ask(stub)
+    # "Be brief." and "Hi" are 11 bytes, and 16 more for each of them and for the prompt.
+    assert answer == Answer(text, "some-model", Tokens(59, completion), estimated=True)
+
+
+async def test_thoughts_that_are_shown_are_estimated_too() -> None:
+    message = {"content": "four", "reasoning_content": "two and two"}
+    async with stub_llm([Step(body={"choices": [{"message": message}]})]) as stub:
+        answer = await ask(stub)
+    assert (answer.text, answer.completion_tokens) == ("four", 16 + 4 + 11)
 
 
 async def test_no_answer_in_time_is_unknown_and_not_repeated() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from xml_pipeline.llm.errors import ProviderRefused
 from xml_pipeline.llm.model import Answer, ChatMessage, CompletionRequest, prompt_bound
 from xml_pipeline.llm.providers import make_provider
 from xml_pipeline.llm.scripted import LOG_VARIABLE, ScriptedProvider, ScriptedReply, count_tokens, load_script
+from xml_pipeline.llm.tokens import Tokens
 from xml_pipeline.organism.model import LlmConfig
 
 CALL = UUID(int=5)
@@ -51,7 +53,20 @@ async def test_a_script_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 async def test_a_script_may_say_what_was_used() -> None:
     provider = ScriptedProvider(lambda _: ScriptedReply("x", prompt_tokens=7, completion_tokens=9))
-    assert await provider.complete(request("y")) == Answer("x", "scripted-1", 7, 9)
+    assert await provider.complete(request("y")) == Answer("x", "scripted-1", Tokens(7, 9))
+
+
+async def test_a_script_may_say_of_which_kinds() -> None:
+    used = Tokens(7, 9, cache_read_tokens=4, reasoning_tokens=0)
+    provider = ScriptedProvider(lambda _: ScriptedReply("x", tokens=used))
+    assert await provider.complete(request("y")) == Answer("x", "scripted-1", used)
+
+
+@given(st.text(max_size=50))
+async def test_pieces_are_the_whole(text: str) -> None:
+    pieces: list[str] = []
+    answer = await ScriptedProvider(lambda _: text).complete(replace(request("y"), on_text=pieces.append))
+    assert "".join(pieces) == answer.text
 
 
 async def test_a_script_that_fails_did_no_work() -> None:

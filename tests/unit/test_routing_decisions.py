@@ -345,6 +345,40 @@ def test_only_the_outcomes_that_are_listed_are_tried_again(outcome: str) -> None
         assert (retried, letters) == (([(message.id, 0.2)], []) if outcome in on else ([], [(message.id, 1)]))
 
 
+def test_a_parked_message_keeps_its_place_and_its_attempts() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"), attempt=2, parks=1)
+    changes = scene.changes(given.parked(message.id, 300, attempt=2))
+    assert [(one.message_id, one.attempt, one.tokens) for one in changes.parkings] == [(message.id, 2, 300)]
+    assert (changes.closings, changes.dead_letters, changes.postponements) == ((), (), ())
+    assert (changes.inserts, changes.threads) == ((), ())
+    # Two of its three attempts were parked: the first that fails is tried again, the next is the last.
+    message.attempt, message.parks = 3, 2
+    assert scene.changes(given.failed(message.id, attempt=3)).postponements
+    message.attempt = 4
+    (letter,) = scene.changes(given.failed(message.id, attempt=4)).dead_letters
+    assert letter.attempts == 2
+
+
+def test_what_is_parked_is_closed_by_an_ok_of_an_earlier_attempt_alone() -> None:
+    scene = _scene()
+    message = scene.out(scene.call(API, "ann"), attempt=2)
+    park = given.parked(message.id, 300, attempt=2)
+    changes = scene.changes(park, given.failed(message.id, attempt=2), given.parked(message.id, 1, attempt=2))
+    assert (len(changes.parkings), changes.closings, changes.postponements) == (1, (), ())
+    changes = scene.changes(park, given.ok(message.id, attempt=1))
+    assert (changes.parkings, len(changes.closings)) == ((), 1)
+    assert not scene.changes(given.parked(message.id, 300, attempt=1)).parkings
+
+
+def test_what_is_parked_for_a_listener_that_is_gone_fails() -> None:
+    scene = _scene()
+    call = scene.call(API, "ann")
+    message = scene.out(call, state="ready", to_id="gone", parks=1)
+    (letter,) = scene.changes(Orphaned(message.id)).dead_letters
+    assert letter.message_id == message.id
+
+
 def test_an_overdue_message_that_moved_on_is_left_alone() -> None:
     scene = _scene()
     call = scene.call(API, "ann")

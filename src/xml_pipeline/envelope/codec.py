@@ -39,6 +39,7 @@ _ASSIGNMENT_SCHEMA = _schema("assignment.xsd")
 _KINDS = {kind.value: kind for kind in Kind}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _TURN_TAG = f"{{{TURN_NS}}}turn"
+_TURN_ASKED = f"{{{TURN_NS}}}asked"
 _TURN_REASON = f"{{{TURN_NS}}}reason"
 _TURN_MALFORMED = f"{{{TURN_NS}}}malformed"
 
@@ -79,9 +80,11 @@ def decode_envelope(data: bytes, *, max_bytes: int = MAX_BYTES) -> Envelope:
 def encode_turn(turn: Turn) -> bytes:
     """Write a turn; what XML cannot carry in its reasons is replaced."""
     reason = "" if turn.reason is None else f"<reason>{escape_text(clean_text(turn.reason))}</reason>"
+    asked = f"<asked>{turn.asked}</asked>" if turn.asked else ""
     head = (
         f'<turn xmlns="{TURN_NS}"><id>{turn.id}</id><message>{turn.message_id}</message>'
-        f"<attempt>{turn.attempt}</attempt><outcome>{turn.outcome.value}</outcome><duration-ms>{turn.duration_ms}</duration-ms>{reason}"
+        f"<attempt>{turn.attempt}</attempt><outcome>{turn.outcome.value}</outcome>"
+        f"<duration-ms>{turn.duration_ms}</duration-ms>{asked}{reason}"
     ).encode()
     return head + b"".join(map(_write_output, turn.outputs)) + b"</turn>"
 
@@ -162,9 +165,12 @@ def _read_envelope(root: etree._Element) -> Envelope:
 def _read_turn(root: etree._Element, max_payload_bytes: int) -> Turn:
     _require_valid(_TURN_SCHEMA, root)
     identity, message, attempt, outcome, duration, *rest = root
+    asked = int(rest.pop(0).text or 0) if rest and rest[0].tag == _TURN_ASKED else 0
     reason = None
     if rest and rest[0].tag == _TURN_REASON:
         reason = rest.pop(0).text or ""
+    if (outcome.text == Outcome.PARKED.value) != (asked > 0):
+        raise InvalidXml("/turn/asked: goes with a parked turn, and only with one")
     return Turn(
         id=UUID(identity.text),
         message_id=UUID(message.text),
@@ -173,6 +179,7 @@ def _read_turn(root: etree._Element, max_payload_bytes: int) -> Turn:
         outputs=tuple(_read_output(element, max_payload_bytes) for element in rest),
         reason=reason,
         duration_ms=int(duration.text or 0),
+        asked=asked,
     )
 
 

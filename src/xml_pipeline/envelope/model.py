@@ -30,6 +30,7 @@ class Outcome(StrEnum):
     OK = "ok"
     ERROR = "error"
     TIMEOUT = "timeout"
+    PARKED = "parked"  # until its budgets have room for the call that it was about to make
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The whole outcome of one run of a handler: all of it counts, or nothing."""
+    """The whole outcome of one run of a handler: all of it counts, or nothing.
+
+    `asked`: the tokens that a parked one has to wait for, 0 for others.
+    """
 
     id: UUID
     message_id: UUID
@@ -66,6 +70,7 @@ class Turn:
     outputs: tuple[Output, ...] = ()
     reason: str | None = None
     duration_ms: int = 0
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,23 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.failpoints import failpoint
-from xml_pipeline.ledger.decisions import Pricing, decide, expire
+from xml_pipeline.ledger.decisions import decide, expire
 from xml_pipeline.ledger.intake import LedgerMessage
-from xml_pipeline.ledger.model import Changes, Situation
-from xml_pipeline.ledger.settling import (
-    LOWEST_THRESHOLD,
-    lone_events,
-    measure,
-    positions_left,
-    settled_changes,
-    with_decided,
-)
+from xml_pipeline.ledger.model import Changes, Pricing, Rules, Situation
+from xml_pipeline.ledger.settling import lone_events, measure, positions_left, settled_bookings, with_decided
+from xml_pipeline.ledger.thresholds import told
+from xml_pipeline.llm.pricing import PriceUsed
 from xml_pipeline.message_bus.messages import HoldRequest, UsageEvent
+from xml_pipeline.storage import budget_tree as tree
 from xml_pipeline.storage import ledger as rows
+from xml_pipeline.storage import rollups
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Measured
 from xml_pipeline.storage.ledger_settle import lock_budgets_of, settle_holds
-from xml_pipeline.storage.organism_state import read_state
+from xml_pipeline.storage.organism_state import read_periods, read_state
 
 SWEEP_LIMIT = 500
 
@@ -43,38 +40,56 @@ class _Unusual(XmlPipelineError):
     code = "ledger-unusual"
 
 
-async def book(db: Database, messages: Sequence[LedgerMessage], *, max_tokens: int, pricing: Pricing) -> Changes:
+async def book(db: Database, messages: Sequence[LedgerMessage], *, rules: Rules, pricing: Pricing) -> Changes:
     """Do what a batch asks, in one transaction, and return what changed once it is committed.
 
-    Threads seen for the first time get a budget of `max_tokens`. Raises DatabaseUnavailable, Conflict, and the driver's
-    errors for deadlocks and for data that the database refuses; nothing is changed then.
+    Threads seen for the first time get the budgets that `rules` give. Raises DatabaseUnavailable, Conflict, and the
+    driver's errors for deadlocks and for data that the database refuses; nothing is changed then.
     """
     events = lone_events(messages)
     if events:
+        prices: dict[int, PriceUsed] = {}
+        measured = [measure(event, pricing, prices) for event in events]
         with suppress(_Unusual):
-            return await _settle(db, messages, [measure(event, pricing) for event in events], max_tokens, pricing)
-    return await _decide(db, messages, max_tokens, pricing)
+            return await _settle(db, messages, measured, prices, rules, pricing)
+    return await _decide(db, messages, rules, pricing)
 
 
 async def _settle(
-    db: Database, messages: Sequence[LedgerMessage], measured: list[Measured], max_tokens: int, pricing: Pricing
+    db: Database,
+    messages: Sequence[LedgerMessage],
+    measured: list[Measured],
+    prices: dict[int, PriceUsed],
+    rules: Rules,
+    pricing: Pricing,
 ) -> Changes:
     """The usual batch: most of it settles holds, which takes one statement. What is left may grant and release."""
     async with db.begin() as connection:
         asked = {message.message_id for message in messages if isinstance(message, HoldRequest)}
         handled = await rows.read_handled(connection, asked)
         threads = {known.thread_id for known in handled.values()}
-        await rows.add_budgets(connection, threads, max_tokens)
+        await tree.add_thread_budgets(connection, threads, rules.max_tokens, rules.budgets)
         locked = await lock_budgets_of(connection, [message.call_id for message in messages], threads)
-        settlement = await settle_holds(connection, measured, percent=LOWEST_THRESHOLD)
-        _require_locked({row.thread_id for row in settlement.settled}, locked)
-        changes = settled_changes(measured, settlement)
+        changes = await _settle_held(connection, measured, locked, rules)
         left = positions_left(messages, changes.settled)
         if left:
-            decided = await _decide_left(connection, [messages[at] for at in left], locked, handled, pricing)
+            decided = await _decide_left(connection, [messages[at] for at in left], locked, handled, rules, pricing)
             changes = with_decided(changes, decided, left)
+        used = {booking.price_id for booking in changes.settled}
+        changes.prices = {id_: price for id_, price in prices.items() if id_ in used}
+        await rows.add_prices(connection, changes.prices)
         failpoint("usage.before-commit")
         return changes
+
+
+async def _settle_held(
+    connection: AsyncConnection, measured: list[Measured], locked: set[UUID], rules: Rules
+) -> Changes:
+    settlement = await settle_holds(connection, measured, percent=min(rules.thresholds))
+    _require_locked({row.thread_id for row in settlement.settled}, locked)
+    noted, crossings = told(settlement.budgets, rules.thresholds)
+    await rows.save_budgets(connection, noted.values())
+    return Changes(settled=settled_bookings(measured, settlement.settled), budgets=noted, crossings=crossings)
 
 
 async def _decide_left(
@@ -82,14 +97,16 @@ async def _decide_left(
     messages: Sequence[LedgerMessage],
     locked: set[UUID],
     handled: Mapping[UUID, Handled],
+    rules: Rules,
     pricing: Pricing,
 ) -> Changes:
     calls = list({message.call_id for message in messages})
     held = await rows.threads_of_calls(connection, calls)
     threads = {known.thread_id for known in handled.values()}.union(held.values())
     _require_locked(threads, locked)
-    changes = decide(await _locked(connection, threads, calls, handled), messages, pricing)
-    if changes.rollups or changes.refused:
+    situation = await _locked(connection, threads, calls, handled, rules)
+    changes = decide(situation, messages, pricing, rules)
+    if changes.rollups.usage or changes.refused:
         raise _Unusual("usage without a held hold")
     return await _write(connection, changes)
 
@@ -99,31 +116,31 @@ def _require_locked(threads: set[UUID], locked: set[UUID]) -> None:
         raise Conflict("a call of this batch was given a hold by another service")
 
 
-async def _decide(db: Database, messages: Sequence[LedgerMessage], max_tokens: int, pricing: Pricing) -> Changes:
+async def _decide(db: Database, messages: Sequence[LedgerMessage], rules: Rules, pricing: Pricing) -> Changes:
     async with db.begin() as connection:
-        situation = await _situation(connection, messages, max_tokens)
-        changes = await _write(connection, decide(situation, messages, pricing))
+        situation = await _situation(connection, messages, rules)
+        changes = await _write(connection, decide(situation, messages, pricing, rules))
         failpoint("usage.before-commit")
         return changes
 
 
-async def sweep(db: Database, *, pricing: Pricing) -> Changes:
+async def sweep(db: Database, *, rules: Rules, pricing: Pricing) -> Changes:
     """Book the holds whose time is over, at most `SWEEP_LIMIT`, in one transaction. Raises as `book` does."""
     async with db.begin() as connection:
         overdue = await rows.overdue_calls(connection, SWEEP_LIMIT)
         if not overdue:
             return Changes()
-        situation = await _locked(connection, set(overdue.values()), list(overdue), {}, check_all=True)
-        return await _write(connection, expire(situation, pricing))
+        situation = await _locked(connection, set(overdue.values()), list(overdue), {}, rules, check_all=True)
+        return await _write(connection, expire(situation, pricing, rules))
 
 
-async def _situation(connection: AsyncConnection, messages: Sequence[LedgerMessage], max_tokens: int) -> Situation:
+async def _situation(connection: AsyncConnection, messages: Sequence[LedgerMessage], rules: Rules) -> Situation:
     calls = list({message.call_id for message in messages})
     held = await rows.threads_of_calls(connection, calls)
     handled = await rows.read_handled(connection, _messages_to_read(messages, held))
     new = {known.thread_id for known in handled.values()}.difference(held.values())
-    await rows.add_budgets(connection, new, max_tokens)
-    return await _locked(connection, new.union(held.values()), calls, handled)
+    await tree.add_thread_budgets(connection, new, rules.max_tokens, rules.budgets)
+    return await _locked(connection, new.union(held.values()), calls, handled, rules)
 
 
 def _messages_to_read(messages: Sequence[LedgerMessage], held: Collection[UUID]) -> set[UUID]:
@@ -140,16 +157,20 @@ async def _locked(
     threads: set[UUID],
     calls: Sequence[UUID],
     handled: Mapping[UUID, Handled],
+    rules: Rules,
     *,
     check_all: bool = False,
 ) -> Situation:
-    budgets = await rows.lock_budgets(connection, threads)
+    budgets = await tree.lock_budgets(connection, threads)
+    asked = [(known.thread_id, known.agent_id) for known in handled.values()]
+    budgets |= await tree.add_agent_budgets(connection, budgets, asked, rules.budgets.agents)
     state = await read_state(connection)
+    periods = await read_periods(connection)
     holds = await rows.read_holds(connection, calls)
     if any(hold.thread_id not in budgets for hold in holds.values()):
         raise Conflict("a call of this batch was given a hold by another service")
     bookings = await rows.read_bookings(connection, calls if check_all else _calls_to_check(calls, holds))
-    return Situation(state.now, state.usage_period, state.period_started_at, budgets, holds, bookings, handled)
+    return Situation(state.now, state.usage_period, periods, budgets, holds, bookings, handled)
 
 
 def _calls_to_check(calls: Sequence[UUID], holds: Mapping[UUID, Hold]) -> list[UUID]:
@@ -158,13 +179,22 @@ def _calls_to_check(calls: Sequence[UUID], holds: Mapping[UUID, Hold]) -> list[U
 
 
 async def _write(connection: AsyncConnection, changes: Changes) -> Changes:
-    await rows.add_holds(connection, list(changes.granted.values()))
+    await rows.add_holds(connection, _kept(changes.granted))
     await rows.move_holds(connection, changes.moved)
-    await rows.remove_bookings(connection, changes.removed | set(changes.corrected))
+    replaced = [changes.replaced[call] for call in changes.corrected]
+    await rows.remove_bookings(connection, [*changes.removed.values(), *replaced])
     await _add_bookings(connection, [*changes.booked.values(), *changes.corrected.values()])
     await rows.save_budgets(connection, changes.budgets.values())
-    await rows.add_rollups(connection, changes.rollups)
+    await rollups.add_rollups(connection, changes.rollups.usage)
+    await rollups.add_tag_rollups(connection, changes.rollups.tags)
+    await rollups.add_latencies(connection, changes.rollups.latencies)
+    await rows.add_prices(connection, changes.prices)
     return changes
+
+
+def _kept(granted: Mapping[UUID, Hold]) -> list[Hold]:
+    """The holds of a batch that granted and settled some at once."""
+    return [hold for hold in granted.values() if hold.state is not HoldState.SETTLED]
 
 
 async def _add_bookings(connection: AsyncConnection, bookings: list[Booking]) -> None:

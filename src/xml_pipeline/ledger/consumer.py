@@ -18,14 +18,15 @@ from xml_pipeline.health.pulse import beat, rest
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.feed import frame
 from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
-from xml_pipeline.ledger.model import Changes
+from xml_pipeline.ledger.model import Changes, Rules
 from xml_pipeline.llm.pricing import Prices
-from xml_pipeline.message_bus.messages import HoldReply
+from xml_pipeline.message_bus.messages import ControlHint, HoldReply
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.storage import ledger as rows
 from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.threads import kill_thread
 
 log = structlog.get_logger(__name__)
 
@@ -62,8 +63,8 @@ class Bookkeeper:
         self.configure(organism)
 
     def configure(self, organism: Organism) -> None:
-        """Take over prices and default budget of a new configuration."""
-        self._max_tokens = organism.max_tokens_per_thread
+        """Take over prices and budgets of a new configuration."""
+        self._rules = Rules(organism.max_tokens_per_thread, organism.budgets)
         self._pricing = Prices(organism.prices).cost
 
     async def consume(self, consumer: Consumer) -> None:
@@ -80,13 +81,14 @@ class Bookkeeper:
         items = await self._parse(deliveries)
         for part, changes in await self._book(items):
             failpoint("usage.after-commit")
+            await self._kill(changes)
             await self._tell(part, changes)
         failpoint("usage.before-ack")
 
     async def sweep(self) -> None:
         """Book the holds whose time is over. Raises DatabaseUnavailable."""
         try:
-            changes = await books.sweep(self._db, pricing=self._pricing)
+            changes = await books.sweep(self._db, rules=self._rules, pricing=self._pricing)
         except (DBAPIError, books.Conflict) as error:
             log.info("sweep_put_off", error=_first_line(error))
             return
@@ -138,13 +140,36 @@ class Bookkeeper:
         attempt, pause = 1, _FIRST_PAUSE
         while True:
             try:
-                return await books.book(self._db, messages, max_tokens=self._max_tokens, pricing=self._pricing)
+                return await books.book(self._db, messages, rules=self._rules, pricing=self._pricing)
             except DatabaseUnavailable as error:
                 pause = await _wait_for_database(error, pause)
             except (DBAPIError, books.Conflict) as error:
                 if attempt == _ATTEMPTS or not _worth_another_try(error):
                     raise
                 attempt += 1
+
+    # What ends
+
+    async def _kill(self, changes: Changes) -> None:
+        """End the threads that a budget is at its end for. Before the reply: who gets none asks again."""
+        for thread_id in sorted(changes.kills):
+            pause = _FIRST_PAUSE
+            while not await self._killed(thread_id):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _killed(self, thread_id: UUID) -> bool:
+        try:
+            async with self._db.begin() as connection:
+                killed = await kill_thread(connection, thread_id, actor="budget")
+        except (DatabaseUnavailable, DBAPIError) as error:
+            log.warning("kill_put_off", thread_id=str(thread_id), error=_first_line(error))
+            return False
+        if killed is not None and killed.before != "killed":
+            log.warning("thread_killed_at_limit", thread_id=str(thread_id))
+            hint = ControlHint(kind="kill", thread_id=thread_id).model_dump_json().encode()
+            await self._bus.publish([Outgoing(self._names.control, "", hint, persistent=False)])
+        return True
 
     # What is told
 

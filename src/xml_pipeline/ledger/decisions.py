@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from uuid import UUID
 
-from xml_pipeline.ledger.model import Changes, Crossing, Situation
+from xml_pipeline.ledger.model import Changes, Pricing, Rules, Situation
+from xml_pipeline.ledger.paths import path_of
+from xml_pipeline.ledger.replies import denied, not_handled, over, too_large
+from xml_pipeline.ledger.thresholds import told
 from xml_pipeline.llm.pricing import Cost
+from xml_pipeline.llm.tokens import Tokens
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent
-from xml_pipeline.storage.ledger_rows import Booking, Budget, Hold, HoldState, Kind, RollupKey, Sums
-
-THRESHOLDS = (75, 90, 95, 100)
+from xml_pipeline.storage.budget_rows import Budget
+from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Kind
 
 # What PostgreSQL's integer holds.
 LARGEST_HOLD = 2**31 - 1
 
-Pricing = Callable[[str, str, int, int, datetime], Cost]
-"""provider, model, prompt tokens, completion tokens, time -> cost"""
-
 
 def decide(
-    situation: Situation, messages: Sequence[HoldRequest | UsageEvent | HoldRelease], pricing: Pricing
+    situation: Situation,
+    messages: Sequence[HoldRequest | UsageEvent | HoldRelease],
+    pricing: Pricing,
+    rules: Rules,
 ) -> Changes:
     """What the messages change, in their order. Messages that were seen before change nothing."""
-    batch = _Batch(situation, pricing)
+    batch = _Batch(situation, pricing, rules)
     for position, message in enumerate(messages):
         match message:
             case UsageEvent():
@@ -38,9 +40,9 @@ def decide(
     return batch.finish()
 
 
-def expire(situation: Situation, pricing: Pricing) -> Changes:
+def expire(situation: Situation, pricing: Pricing, rules: Rules) -> Changes:
     """Book every hold of the situation whose time is over as used up."""
-    batch = _Batch(situation, pricing)
+    batch = _Batch(situation, pricing, rules)
     for hold in situation.holds.values():
         if hold.state is HoldState.HELD and hold.expires_at <= situation.now:
             batch.expire(hold)
@@ -50,9 +52,10 @@ def expire(situation: Situation, pricing: Pricing) -> Changes:
 class _Batch:
     """The situation as it develops from message to message."""
 
-    def __init__(self, situation: Situation, pricing: Pricing) -> None:
+    def __init__(self, situation: Situation, pricing: Pricing, rules: Rules) -> None:
         self._situation = situation
         self._pricing = pricing
+        self._rules = rules
         self._budgets = dict(situation.budgets)
         self._holds = dict(situation.holds)  # those granted in this batch are added; states are asked of `_state`
         self._bookings = dict(situation.bookings)
@@ -66,28 +69,42 @@ class _Batch:
             return self._repeated(existing)
         handled = self._situation.handled.get(request.message_id)
         if handled is None or not handled.open or request.call_id in self._bookings:
-            return HoldReply(call_id=request.call_id, state="denied", reason="the message is not being handled")
-        budget = self._budgets[handled.thread_id]
+            return not_handled(request)
+        if handled.thread_id in self.changes.kills:
+            return not_handled(request)
+        return self._granted_if_it_fits(request, handled)
+
+    def _granted_if_it_fits(self, request: HoldRequest, handled: Handled) -> HoldReply:
+        """All budgets on the path have room, or none is touched."""
+        path = self._path(handled.thread_id, handled.agent_id)
         asked = request.prompt_bound + request.max_completion
-        if asked > LARGEST_HOLD or budget.spent + asked > budget.max_tokens:
-            return _denied(request, budget, asked)
-        if asked > budget.available:
-            return HoldReply(call_id=request.call_id, state="wait", remaining=max(0, budget.available))
-        return self._grant(request, handled.thread_id, handled.agent_id)
+        if asked > LARGEST_HOLD:
+            return too_large(request, LARGEST_HOLD)
+        for budget in path:
+            if budget.spent + asked > budget.max_tokens:
+                return self._denied(request, budget, handled.thread_id)
+        available = min(budget.available for budget in path)
+        if asked > available:
+            return HoldReply(call_id=request.call_id, state="wait", remaining=max(0, available))
+        return self._grant(request, handled)
+
+    def _denied(self, request: HoldRequest, budget: Budget, thread_id: UUID) -> HoldReply:
+        at_limit = self._rules.budgets.at_limit
+        if at_limit == "kill":
+            self.changes.kills.add(thread_id)
+        return denied(request, budget, at_limit)
 
     def _repeated(self, hold: Hold) -> HoldReply:
         state = self._state(hold)
-        if state is not HoldState.HELD:
-            return HoldReply(call_id=hold.call_id, state="denied", reason=f"the hold was {state} before")
-        return self._granted(hold)
+        return self._granted(hold) if state is HoldState.HELD else over(hold, state)
 
-    def _grant(self, request: HoldRequest, thread_id: UUID, agent_id: str) -> HoldReply:
+    def _grant(self, request: HoldRequest, handled: Handled) -> HoldReply:
         now = self._situation.now
         hold = Hold(
             call_id=request.call_id,
             message_id=request.message_id,
-            thread_id=thread_id,
-            agent_id=agent_id,
+            thread_id=handled.thread_id,
+            agent_id=handled.agent_id,
             model=request.model,
             provider=request.provider,
             prompt_bound=request.prompt_bound,
@@ -98,11 +115,11 @@ class _Batch:
             expires_at=now + timedelta(seconds=request.lifetime),
         )
         self._holds[hold.call_id] = self.changes.granted[hold.call_id] = hold
-        self._move_budget(thread_id, held=hold.size)
+        self._move_held(hold, hold.size)
         return self._granted(hold)
 
     def _granted(self, hold: Hold) -> HoldReply:
-        available = self._budgets[hold.thread_id].available
+        available = min(budget.available for budget in self._path(hold.thread_id, hold.agent_id))
         return HoldReply(call_id=hold.call_id, state="granted", granted_at=hold.granted_at, remaining=max(0, available))
 
     def release(self, message: HoldRelease) -> None:
@@ -112,7 +129,7 @@ class _Batch:
         state = self._state(hold)
         if state is HoldState.HELD:
             self._move_hold(hold, HoldState.RELEASED)
-            self._move_budget(hold.thread_id, held=-hold.size)
+            self._move_held(hold, -hold.size)
         elif state is HoldState.EXPIRED:
             self._move_hold(hold, HoldState.RELEASED)
             self._take_back(self._bookings[hold.call_id])
@@ -120,13 +137,15 @@ class _Batch:
     def expire(self, hold: Hold) -> None:
         if hold.call_id in self._bookings:
             self._move_hold(hold, HoldState.SETTLED)
-            self._move_budget(hold.thread_id, held=-hold.size)
+            self._move_held(hold, -hold.size)
         else:
             self._move_hold(hold, HoldState.EXPIRED)
-            self._book(self._expired(hold), freed=hold.size)
+            self._move_held(hold, -hold.size)
+            self._book(self._expired(hold))
 
     def _expired(self, hold: Hold) -> Booking:
-        cost = self._pricing(hold.provider, hold.model, hold.prompt_bound, hold.max_completion, hold.granted_at)
+        tokens = Tokens(hold.prompt_bound, hold.max_completion)
+        cost = self._cost(hold.provider, hold.model, tokens, hold.granted_at)
         return Booking(
             call_id=hold.call_id,
             message_id=hold.message_id,
@@ -134,11 +153,11 @@ class _Batch:
             agent_id=hold.agent_id,
             model=hold.model,
             provider=hold.provider,
-            prompt_tokens=hold.prompt_bound,
-            completion_tokens=hold.max_completion,
-            latency_ms=Decimal(0),
+            tokens=tokens,
+            latency_us=None,
             cost=cost.amount,
-            priced=cost.priced,
+            uncached_cost=cost.uncached,
+            price_id=None if cost.price is None else cost.price.id,
             kind=Kind.EXPIRED,
             period=hold.period,
             granted_at=hold.granted_at,
@@ -148,20 +167,20 @@ class _Batch:
 
     def settle(self, position: int, event: UsageEvent) -> None:
         hold = self._holds.get(event.call_id)
-        if hold is not None:
+        if hold is not None and self._state(hold) is not HoldState.SETTLED:
             self._settle_hold(event, hold)
-        elif event.call_id not in self._bookings:
+        elif hold is None and event.call_id not in self._bookings:
             self._book_without_hold(position, event)
 
     def _settle_hold(self, event: UsageEvent, hold: Hold) -> None:
         state = self._state(hold)
-        if state is HoldState.SETTLED:
-            return
         if state is HoldState.EXPIRED:
             self._take_back(self._bookings[hold.call_id])
+        elif state is HoldState.HELD:
+            self._move_held(hold, -hold.size)
         self._move_hold(hold, HoldState.SETTLED)
-        measured = self._measured(event, hold.message_id, hold.thread_id, hold.agent_id, hold.period, hold.granted_at)
-        self._book(measured, freed=hold.size if state is HoldState.HELD else 0)
+        handled = Handled(hold.message_id, hold.thread_id, hold.agent_id, open=True)
+        self._book(self._measured(event, handled, hold.period, hold.granted_at))
 
     def _book_without_hold(self, position: int, event: UsageEvent) -> None:
         """The hold is not known, but the tokens are gone: they are booked where the message says."""
@@ -170,61 +189,69 @@ class _Batch:
             self.changes.refused.append((position, "usage of a message that is not known"))
             return
         granted_at = event.granted_at.astimezone(UTC)
-        started = self._situation.period_started_at
-        late = started is not None and granted_at < started
-        period = self._situation.period - 1 if late else self._situation.period
-        where = (handled.message_id, handled.thread_id, handled.agent_id)
-        self._book(self._measured(event, *where, period, granted_at))
+        self._book(self._measured(event, handled, self._period_at(granted_at), granted_at))
 
-    def _measured(
-        self,
-        event: UsageEvent,
-        message_id: UUID,
-        thread_id: UUID,
-        agent_id: str,
-        period: int,
-        granted_at: datetime,
-    ) -> Booking:
-        cost = self._pricing(event.provider, event.model, event.prompt_tokens, event.completion_tokens, granted_at)
+    def _period_at(self, time: datetime) -> int:
+        begun = [period for period, started_at in self._situation.periods if started_at <= time]
+        return max(begun, default=min((period for period, _ in self._situation.periods), default=1))
+
+    def _measured(self, event: UsageEvent, handled: Handled, period: int, granted_at: datetime) -> Booking:
+        tokens = tokens_of(event)
+        cost = self._cost(event.provider, event.model, tokens, granted_at)
         return Booking(
             call_id=event.call_id,
-            message_id=message_id,
-            thread_id=thread_id,
-            agent_id=agent_id,
+            message_id=handled.message_id,
+            thread_id=handled.thread_id,
+            agent_id=handled.agent_id,
             model=event.model,
             provider=event.provider,
-            prompt_tokens=event.prompt_tokens,
-            completion_tokens=event.completion_tokens,
-            latency_ms=milliseconds(event.latency_ms),
+            tokens=tokens,
+            latency_us=microseconds(event.latency_ms),
             cost=cost.amount,
-            priced=cost.priced,
-            kind=Kind.MEASURED,
+            uncached_cost=cost.uncached,
+            price_id=None if cost.price is None else cost.price.id,
+            kind=kind_of(event),
             period=period,
             granted_at=granted_at,
         )
 
     # What they have in common
 
-    def _book(self, booking: Booking, *, freed: int = 0) -> None:
-        stored = booking.call_id in self._situation.bookings
-        (self.changes.corrected if stored else self.changes.booked)[booking.call_id] = booking
-        self.changes.removed.discard(booking.call_id)
+    def _cost(self, provider: str, model: str, tokens: Tokens, at: datetime) -> Cost:
+        cost = self._pricing(provider, model, tokens, at)
+        if cost.price is not None:
+            self.changes.prices[cost.price.id] = cost.price
+        return cost
+
+    def _book(self, booking: Booking) -> None:
+        stored = self._situation.bookings.get(booking.call_id)
+        (self.changes.booked if stored is None else self.changes.corrected)[booking.call_id] = booking
+        if stored is not None:
+            self.changes.replaced[booking.call_id] = stored
+        self.changes.removed.pop(booking.call_id, None)
         self._bookings[booking.call_id] = booking
-        self._add(booking, 1, freed)
+        self._add(booking, 1)
 
     def _take_back(self, booking: Booking) -> None:
         del self._bookings[booking.call_id]
         self.changes.booked.pop(booking.call_id, None)
         self.changes.corrected.pop(booking.call_id, None)
         if booking.call_id in self._situation.bookings:
-            self.changes.removed.add(booking.call_id)
+            self.changes.removed[booking.call_id] = self._situation.bookings[booking.call_id]
         self._add(booking, -1)
 
-    def _add(self, booking: Booking, sign: int, freed: int = 0) -> None:
-        prompt, completion = sign * booking.prompt_tokens, sign * booking.completion_tokens
-        self._move_budget(booking.thread_id, held=-freed, prompt=prompt, completion=completion)
-        key = RollupKey(booking.period, _hour(booking.granted_at), booking.agent_id, booking.model, booking.provider)
-        self.changes.rollups.setdefault(key, Sums()).add(booking, sign)
+    def _add(self, booking: Booking, sign: int) -> None:
+        for budget in self._path(booking.thread_id, booking.agent_id):
+            self._save(
+                replace(
+                    budget,
+                    prompt_tokens=budget.prompt_tokens + sign * booking.tokens.prompt_tokens,
+                    completion_tokens=budget.completion_tokens + sign * booking.tokens.completion_tokens,
+                    requests=budget.requests + sign,
+                    cost=budget.cost + sign * booking.cost,
+                )
+            )
+        self.changes.rollups.add(booking, self._budgets[booking.thread_id].tags, sign)
 
     def _move_hold(self, hold: Hold, state: HoldState) -> None:
         if hold.call_id in self.changes.granted:
@@ -235,47 +262,42 @@ class _Batch:
     def _state(self, hold: Hold) -> HoldState:
         return self.changes.moved.get(hold.call_id, hold.state)
 
-    def _move_budget(self, thread_id: UUID, *, held: int = 0, prompt: int = 0, completion: int = 0) -> None:
-        old = self._budgets[thread_id]
-        self._budgets[thread_id] = self.changes.budgets[thread_id] = Budget(
-            thread_id,
-            old.max_tokens,
-            old.held + held,
-            old.prompt_tokens + prompt,
-            old.completion_tokens + completion,
-        )
+    def _path(self, thread_id: UUID, agent_id: str) -> list[Budget]:
+        return path_of(self._budgets, thread_id, agent_id)
+
+    def _move_held(self, hold: Hold, tokens: int) -> None:
+        for budget in self._path(hold.thread_id, hold.agent_id):
+            self._save(replace(budget, held=budget.held + tokens))
+
+    def _save(self, budget: Budget) -> None:
+        self._budgets[budget.id] = self.changes.budgets[budget.id] = budget
 
     def finish(self) -> Changes:
-        self.changes.crossings = list(_crossings(self._situation, self.changes.budgets.values()))
+        noted, self.changes.crossings = told(self.changes.budgets.values(), self._rules.thresholds)
+        self.changes.budgets |= noted
         return self.changes
 
 
-def _denied(request: HoldRequest, budget: Budget, asked: int) -> HoldReply:
-    left = max(0, budget.max_tokens - budget.spent)
-    return HoldReply(
-        call_id=request.call_id,
-        state="denied",
-        remaining=left,
-        reason=f"the call may take {asked} tokens, {left} of {budget.max_tokens} are left",
+def tokens_of(event: UsageEvent) -> Tokens:
+    """What an event says of tokens."""
+    return Tokens(
+        event.prompt_tokens,
+        event.completion_tokens,
+        event.cache_read_tokens,
+        event.cache_write_tokens,
+        event.reasoning_tokens,
+        event.audio_prompt_tokens,
+        event.audio_completion_tokens,
+        event.image_prompt_tokens,
+        event.image_completion_tokens,
     )
 
 
-def _crossings(situation: Situation, budgets: Iterable[Budget]) -> Iterable[Crossing]:
-    for budget in budgets:
-        yield from crossings(situation.budgets[budget.thread_id].spent, budget)
+def kind_of(event: UsageEvent) -> Kind:
+    """Whether the provider counted the tokens."""
+    return Kind.ESTIMATED if event.estimated else Kind.MEASURED
 
 
-def crossings(before: int, budget: Budget) -> Iterable[Crossing]:
-    """The thresholds between what was spent before, and what is spent now."""
-    for threshold in THRESHOLDS:
-        if before * 100 < threshold * budget.max_tokens <= budget.spent * 100:
-            yield Crossing(budget, threshold)
-
-
-def _hour(time: datetime) -> datetime:
-    return time.replace(minute=0, second=0, microsecond=0)
-
-
-def milliseconds(latency: float) -> Decimal:
-    """Three places, exact: so that taking a booking back leaves nothing behind."""
-    return Decimal(round(latency * 1000)).scaleb(-3)
+def microseconds(latency_ms: float) -> int:
+    """Whole microseconds: so that taking a booking back leaves nothing behind."""
+    return round(latency_ms * 1000)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from xml_pipeline.ledger.model import Changes, Crossing
+from xml_pipeline.ledger.model import FULL, Changes, Crossing
 from xml_pipeline.message_bus.messages import EventFrame
 from xml_pipeline.storage.ledger_rows import Booking
-
-_FULL = 100
 
 
 def frame(changes: Changes) -> EventFrame | None:
     """One frame with an event for each call that was booked and each threshold that was reached, if any."""
-    events = (*_usage_events(changes), *map(_budget_event, changes.crossings))
+    events = (*_usage_events(changes), *map(budget_event, changes.crossings))
     return EventFrame(events=events) if events else None
 
 
@@ -31,26 +29,30 @@ def _usage_event(booking: Booking) -> dict[str, Any]:
         "model": booking.model,
         "provider": booking.provider,
         "kind": booking.kind.value,
-        "promptTokens": booking.prompt_tokens,
-        "completionTokens": booking.completion_tokens,
-        "totalTokens": booking.prompt_tokens + booking.completion_tokens,
-        "latencyMs": float(booking.latency_ms),
+        "promptTokens": booking.tokens.prompt_tokens,
+        "completionTokens": booking.tokens.completion_tokens,
+        "totalTokens": booking.spent,
+        "latencyMs": (booking.latency_us or 0) / 1000,
         "cost": float(booking.cost),
         "timestamp": booking.granted_at.isoformat(),
     }
 
 
-def _budget_event(crossing: Crossing) -> dict[str, Any]:
+def budget_event(crossing: Crossing) -> dict[str, Any]:
+    """What is told of a threshold, on the live feed and to the webhook. `threadId` is null above threads."""
     budget = crossing.budget
     return {
         "event": "budget",
-        "threadId": str(budget.thread_id),
+        "scope": budget.level.name.lower(),
+        "name": budget.name,
+        "threadId": None if budget.thread_id is None else str(budget.thread_id),
+        "agentId": budget.agent_id,
         "threshold": crossing.threshold,
         "percentUsed": round(100 * budget.spent / budget.max_tokens, 1) if budget.max_tokens else 100.0,
         "maxTokens": budget.max_tokens,
         "promptTokens": budget.prompt_tokens,
         "completionTokens": budget.completion_tokens,
         "totalTokens": budget.spent,
-        "remaining": max(0, budget.max_tokens - budget.spent),
-        "isExhausted": crossing.threshold >= _FULL,
+        "remaining": budget.left,
+        "isExhausted": crossing.threshold >= FULL,
     }

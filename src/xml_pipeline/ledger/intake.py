@@ -45,6 +45,7 @@ def _is_storable(message: LedgerMessage) -> bool:
             return (
                 message.prompt_tokens <= MAX_TOKENS
                 and message.completion_tokens <= MAX_TOKENS
+                and _kinds_fit(message)
                 and message.latency_ms <= MAX_LATENCY_MS
                 and message.granted_at.tzinfo is not None
                 and _is_name(message.model)
@@ -55,6 +56,18 @@ def _is_storable(message: LedgerMessage) -> bool:
             return message.lifetime <= MAX_LIFETIME and _is_name(message.model) and _is_name(message.provider)
         case HoldRelease():
             return True
+
+
+def _kinds_fit(event: UsageEvent) -> bool:
+    return (
+        (event.cache_read_tokens or 0) <= MAX_TOKENS
+        and (event.cache_write_tokens or 0) <= MAX_TOKENS
+        and (event.reasoning_tokens or 0) <= MAX_TOKENS
+        and (event.audio_prompt_tokens or 0) <= MAX_TOKENS
+        and (event.audio_completion_tokens or 0) <= MAX_TOKENS
+        and (event.image_prompt_tokens or 0) <= MAX_TOKENS
+        and (event.image_completion_tokens or 0) <= MAX_TOKENS
+    )
 
 
 def _is_name(text: str) -> bool:

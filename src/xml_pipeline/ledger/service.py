@@ -21,6 +21,7 @@ from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.stopping import BOOKING, LAST_BATCH, cancel_all
 from xml_pipeline.storage import configuration
+from xml_pipeline.storage.budget_tree import set_limits
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger import any_hold_open
 from xml_pipeline.storage.organism_state import database_time, read_state
@@ -55,6 +56,7 @@ async def run_usage(
     async with db.begin() as connection:
         version = (await configuration.publish(connection, organism)).version
         started_at = await database_time(connection)
+    await set_limits(db, organism.budgets)
     service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health(), asked or stop)
     await service.run()
 
@@ -147,6 +149,7 @@ class _Usage:
             log.warning("configuration_refused", version=latest.version, error=str(error))
             return
         self._books.configure(self._organism)
+        await set_limits(self._db, self._organism.budgets)
         log.info("configuration_changed", version=latest.version)
 
     async def _drain(self, consuming: asyncio.Task[None]) -> asyncio.Future[None]:

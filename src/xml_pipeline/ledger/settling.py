@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from xml_pipeline.ledger.decisions import THRESHOLDS, Pricing, crossings, milliseconds
+from xml_pipeline.ledger.decisions import kind_of, microseconds, tokens_of
 from xml_pipeline.ledger.intake import LedgerMessage
-from xml_pipeline.ledger.model import Changes
+from xml_pipeline.ledger.model import Changes, Pricing
+from xml_pipeline.llm.pricing import PriceUsed
 from xml_pipeline.message_bus.messages import UsageEvent
-from xml_pipeline.storage.ledger_rows import Booking, Kind, Measured, Settled, Settlement
-
-# Budgets that are used less have reached no threshold.
-LOWEST_THRESHOLD = min(THRESHOLDS)
+from xml_pipeline.storage.ledger_rows import Booking, Measured, Settled
 
 
 def lone_events(messages: Sequence[LedgerMessage]) -> list[UsageEvent]:
@@ -21,30 +19,30 @@ def lone_events(messages: Sequence[LedgerMessage]) -> list[UsageEvent]:
     return [message for message in messages if isinstance(message, UsageEvent) and count[message.call_id.int] == 1]
 
 
-def measure(event: UsageEvent, pricing: Pricing) -> Measured:
-    """The event with its cost: as of the time that it says, which the hold has to confirm."""
-    cost = pricing(event.provider, event.model, event.prompt_tokens, event.completion_tokens, event.granted_at)
+def measure(event: UsageEvent, pricing: Pricing, prices: dict[int, PriceUsed]) -> Measured:
+    """The event with its cost: as of the time that it says, which the hold has to confirm. Notes the price."""
+    tokens = tokens_of(event)
+    cost = pricing(event.provider, event.model, tokens, event.granted_at)
+    price = cost.price
+    if price is not None:
+        prices[price.id] = price
     return Measured(
         event.call_id,
         event.model,
         event.provider,
-        event.prompt_tokens,
-        event.completion_tokens,
-        milliseconds(event.latency_ms),
+        tokens,
+        microseconds(event.latency_ms),
         cost.amount,
-        cost.priced,
+        cost.uncached,
+        None if price is None else price.id,
+        kind_of(event),
         event.granted_at,
     )
 
 
-def settled_changes(measured: Sequence[Measured], settlement: Settlement) -> Changes:
-    """What the database says that it did."""
-    return Changes(
-        settled=[_booking(measured[row.place], row) for row in settlement.settled],
-        crossings=[
-            crossing for budget, added in settlement.budgets for crossing in crossings(budget.spent - added, budget)
-        ],
-    )
+def settled_bookings(measured: Sequence[Measured], settled: Iterable[Settled]) -> list[Booking]:
+    """The bookings of what the database says that it settled."""
+    return [_booking(measured[row.place], row) for row in settled]
 
 
 def positions_left(messages: Sequence[LedgerMessage], settled: Iterable[Booking]) -> list[int]:
@@ -60,8 +58,10 @@ def with_decided(usual: Changes, decided: Changes, positions: Sequence[int]) -> 
         settled=usual.settled,
         granted=decided.granted,
         moved=decided.moved,
-        budgets=decided.budgets,
+        budgets=usual.budgets | decided.budgets,
+        prices=usual.prices,
         crossings=usual.crossings,
+        kills=decided.kills,
     )
 
 
@@ -73,12 +73,12 @@ def _booking(measured: Measured, settled: Settled) -> Booking:
         settled.agent_id,
         measured.model,
         measured.provider,
-        measured.prompt_tokens,
-        measured.completion_tokens,
-        measured.latency_ms,
+        measured.tokens,
+        measured.latency_us,
         measured.cost,
-        measured.priced,
-        Kind.MEASURED,
+        measured.uncached_cost,
+        measured.price_id,
+        measured.kind,
         settled.period,
         measured.granted_at,
     )

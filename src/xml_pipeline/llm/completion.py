@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -46,11 +46,13 @@ async def complete(
     max_tokens: int | None = None,
     messages: Sequence[ChatMessage] | None = None,
     temperature: float | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> Completion:
     """Complete `prompt` (or `messages`, and then `prompt` as the last one) and return when the usage is booked.
 
     `system` is the listener's own prompt unless given; `model` and `max_tokens` (of the completion) are the configured
-    ones unless given.
+    ones unless given. With `on_text` the answer is streamed, and each piece of it is handed over as it comes; what it
+    raises ends the call, and the hold expires.
     Raises BudgetExhausted, LedgerUnavailable, ProviderError, ValueError for text that is no UTF-8, and NoHandlerContext
     outside a handler.
     """
@@ -63,13 +65,14 @@ async def complete(
         max_tokens=context.llm.max_completion_tokens if max_tokens is None else max_tokens,
         timeout=_remaining(context),
         temperature=temperature,
+        on_text=on_text,
     )
     hold = await _hold(context, request)
     started = time.perf_counter()
     answer = await _answer(context, request)
     latency_ms = (time.perf_counter() - started) * 1000
     await _finish(context.ledger.settle(_event(context, request, hold, answer, latency_ms)))
-    return Completion(answer.text, answer.model, answer.prompt_tokens, answer.completion_tokens, latency_ms)
+    return Completion(answer.text, answer.model, answer.tokens, latency_ms, answer.estimated)
 
 
 def _conversation(
@@ -146,9 +149,9 @@ def _event(
         granted_at=hold.granted_at,
         model=request.model,
         provider=context.provider.name,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
         latency_ms=latency_ms,
+        estimated=answer.estimated,
+        **answer.tokens._asdict(),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
+
+from xml_pipeline.llm.tokens import Tokens
 
 Role = Literal["system", "user", "assistant"]
 
@@ -24,7 +26,10 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """What a provider is asked. `call_id` names the call in the ledger; `timeout` is in seconds."""
+    """What a provider is asked. `call_id` names the call in the ledger; `timeout` is in seconds.
+
+    `on_text` is given each piece of the answer as it comes.
+    """
 
     call_id: UUID
     agent: str
@@ -33,27 +38,48 @@ class CompletionRequest:
     max_tokens: int
     timeout: float
     temperature: float | None = None
+    on_text: Callable[[str], None] | None = None
+
+
+class _Counted:
+    """What has tokens."""
+
+    __slots__ = ()
+    tokens: Tokens
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All tokens of the prompt."""
+        return self.tokens.prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        """All tokens of the completion."""
+        return self.tokens.completion_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a provider answered, with the tokens that it counted itself."""
+class Answer(_Counted):
+    """What a provider answered, with the tokens that it counted itself; `estimated` where it counted none."""
 
     text: str
     model: str
-    prompt_tokens: int
-    completion_tokens: int
+    tokens: Tokens
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """The result of `complete()`; already booked in the ledger when a handler sees it."""
+class Completion(_Counted):
+    """The result of `complete()`; already booked in the ledger when a handler sees it.
+
+    `tokens` has the kinds that the provider reported; with `estimated` it reported none, and they are a bound.
+    """
 
     text: str
     model: str
-    prompt_tokens: int
-    completion_tokens: int
+    tokens: Tokens
     latency_ms: float
+    estimated: bool = False
 
 
 class Provider(Protocol):
@@ -85,3 +111,8 @@ def prompt_bound(messages: Sequence[ChatMessage]) -> int:
     """
     content = sum(len(message.content.encode()) for message in messages)
     return content + _MESSAGE_OVERHEAD * len(messages) + _PROMPT_OVERHEAD
+
+
+def completion_bound(text: str) -> int:
+    """The most tokens this text can be counted as, what ends it included."""
+    return len(text.encode("utf-8", "surrogatepass")) + _MESSAGE_OVERHEAD

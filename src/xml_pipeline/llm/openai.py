@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
 import stamina
-from pydantic import BaseModel, Field, ValidationError
 
+from xml_pipeline.llm.chat_answer import StreamedAnswer, read_answer
 from xml_pipeline.llm.errors import (
     MalformedAnswer,
     ProviderError,
@@ -30,6 +31,7 @@ _CONNECT_TIMEOUT = 5.0
 MOST_BYTES = 16 * 1024 * 1024
 _TOO_MANY = 429
 _SERVER_ERROR = 500
+_STREAM = "text/event-stream"
 
 
 class _TryAgain(ProviderUnavailable):
@@ -40,31 +42,13 @@ class _TryAgain(ProviderUnavailable):
         self.wait = wait
 
 
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
-
-
-class _Body(BaseModel):
-    model: str | None = None
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage
-
-
 class OpenAiProvider:
     """Calls `base_url`/chat/completions with the key that the environment variable `api_key_env` holds.
 
     Tries again on 429 (waiting as Retry-After says), on 5xx, and when no connection is made, at most four times and
-    never beyond the call's time. `options`: `provider_name` (in ledger and price table), `headers`, and `limit_field`,
-    the field that carries the most tokens of the completion, where the endpoint does not know the usual one.
+    never beyond the call's time. `options`: `provider_name` (in ledger and price table), `headers`, `limit_field`, the
+    field that carries the most tokens of the completion, where the endpoint does not know the usual one, `stream` to
+    have every answer streamed, and `stream_usage`, false for an endpoint that refuses to be asked for a stream's usage.
     """
 
     def __init__(self, config: LlmConfig) -> None:
@@ -74,6 +58,8 @@ class OpenAiProvider:
         base_url = (config.base_url or DEFAULT_BASE_URL).rstrip("/")
         self._url = f"{base_url}/chat/completions"
         self._limit_field = str(config.options.get("limit_field", _usual_limit_field(base_url)))
+        self._stream = config.options.get("stream") is True
+        self._stream_usage = config.options.get("stream_usage") is not False
         self._client = httpx.AsyncClient(follow_redirects=False)
 
     async def complete(self, request: CompletionRequest) -> Answer:
@@ -91,15 +77,13 @@ class OpenAiProvider:
         await self._client.aclose()
 
     async def _try(self, request: CompletionRequest, remaining: float) -> Answer:
-        return _answer_of(request, await self._post(request, max(0.001, remaining)))
-
-    async def _post(self, request: CompletionRequest, remaining: float) -> httpx.Response:
+        remaining = max(0.001, remaining)
         timeout = httpx.Timeout(remaining, connect=min(_CONNECT_TIMEOUT, remaining * 0.9))
         try:
             async with self._client.stream(
                 "POST", self._url, json=self._body(request), headers=self._request_headers(request), timeout=timeout
             ) as response:
-                return await _read(response)
+                return await _read(request, response)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise _TryAgain(f"{self.name} is not reachable: {type(error).__name__}") from error
         except httpx.TimeoutException as error:
@@ -115,6 +99,10 @@ class OpenAiProvider:
         }
         if request.temperature is not None:
             body["temperature"] = request.temperature
+        if self._stream or request.on_text is not None:
+            body["stream"] = True
+            if self._stream_usage:
+                body["stream_options"] = {"include_usage": True}
         return body
 
     def _request_headers(self, request: CompletionRequest) -> dict[str, str]:
@@ -144,29 +132,37 @@ def _again_until(ends: float) -> Callable[[Exception], bool | float]:
     return decide
 
 
-async def _read(response: httpx.Response) -> httpx.Response:
-    """The response with its body, decoded. Raises MalformedAnswer for one that is too large."""
-    body = bytearray()
+async def _read(request: CompletionRequest, response: httpx.Response) -> Answer:
+    if response.is_success and response.headers.get("Content-Type", "").startswith(_STREAM):
+        streamed = StreamedAnswer(request)
+        async with aclosing(_parts(response)) as parts:
+            async for part in parts:
+                if streamed.feed(part):
+                    break
+        return streamed.finish()
+    body = b"".join([part async for part in _parts(response)])
+    _check_status(response)
+    answer = read_answer(request, body)
+    if request.on_text is not None and answer.text:
+        request.on_text(answer.text)
+    return answer
+
+
+async def _parts(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body, decoded. Raises MalformedAnswer for one that is too large."""
+    size = 0
     async for part in response.aiter_bytes():
-        body += part
-        if len(body) > MOST_BYTES:
+        size += len(part)
+        if size > MOST_BYTES:
             raise MalformedAnswer(f"the answer is larger than {MOST_BYTES} bytes")
-    kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
-    return httpx.Response(response.status_code, headers=kept, content=bytes(body))
+        yield part
 
 
-def _answer_of(request: CompletionRequest, response: httpx.Response) -> Answer:
+def _check_status(response: httpx.Response) -> None:
     if response.status_code == _TOO_MANY or response.status_code >= _SERVER_ERROR:
         raise _TryAgain(f"HTTP {response.status_code}", _retry_after(response.headers.get("Retry-After")))
     if not response.is_success:
         raise ProviderRefused(f"HTTP {response.status_code}")
-    try:
-        body = _Body.model_validate_json(response.content)
-    except ValidationError as error:
-        places = ", ".join(".".join(map(str, fault["loc"])) or "body" for fault in error.errors())
-        raise MalformedAnswer(f"the answer cannot be used, see: {places}") from error
-    text = body.choices[0].message.content or ""
-    return Answer(text, body.model or request.model, body.usage.prompt_tokens, body.usage.completion_tokens)
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -15,21 +15,24 @@ from typing import cast
 
 from xml_pipeline.llm.errors import ProviderRefused
 from xml_pipeline.llm.model import Answer, ChatMessage, CompletionRequest
+from xml_pipeline.llm.tokens import Tokens
 
 # Every call that was answered is appended to the file that this names: the ground truth of fault tests.
 LOG_VARIABLE = "ORGANISM_LLM_LOG"
 
 _TOKEN = re.compile(r"\w{1,4}|[^\w\s]")
+_PIECE = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
 _GREETING = re.compile(r"\s*(?:please\s+)?greet\s+(?P<name>[^.!?\n]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedReply:
-    """What a script answers; the tokens are counted unless given."""
+    """What a script answers; the tokens are counted unless given, `tokens` with all kinds."""
 
     text: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    tokens: Tokens | None = None
 
 
 Script = Callable[[CompletionRequest], "str | ScriptedReply | Awaitable[str | ScriptedReply]"]
@@ -76,6 +79,9 @@ class ScriptedProvider:
         answer = _answer(request, await self._reply(request))
         if self._log:
             await asyncio.to_thread(_append, Path(self._log), _line(request, answer))
+        if request.on_text is not None:
+            for piece in _PIECE.findall(answer.text):
+                request.on_text(piece)
         return answer
 
     async def aclose(self) -> None:
@@ -92,12 +98,9 @@ class ScriptedProvider:
 
 def _answer(request: CompletionRequest, reply: ScriptedReply) -> Answer:
     text = _truncated(reply.text, request.max_tokens)
-    return Answer(
-        text=text,
-        model=request.model,
-        prompt_tokens=_prompt_tokens(request.messages) if reply.prompt_tokens is None else reply.prompt_tokens,
-        completion_tokens=count_tokens(text) if reply.completion_tokens is None else reply.completion_tokens,
-    )
+    prompt = _prompt_tokens(request.messages) if reply.prompt_tokens is None else reply.prompt_tokens
+    completion = count_tokens(text) if reply.completion_tokens is None else reply.completion_tokens
+    return Answer(text, request.model, reply.tokens or Tokens(prompt, completion))
 
 
 def _prompt_tokens(messages: tuple[ChatMessage, ...]) -> int:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from threading import Lock
 
 from xml_pipeline.llm.pricing import Prices
+from xml_pipeline.llm.tokens import Tokens
 
 MOST_THREADS = 100_000
 # Pairs of an agent and a model that have sums of their own; what more there are share one.
@@ -67,7 +68,7 @@ class UsageTracker:
         latency_ms: float,
     ) -> UsageSums:
         """Add one completion and return it with its cost."""
-        cost = self._prices.cost(provider, model, prompt_tokens, completion_tokens)
+        cost = self._prices.cost(provider, model, Tokens(prompt_tokens, completion_tokens))
         one = UsageSums(prompt_tokens, completion_tokens, 1, cost.amount, latency_ms)
         with self._lock:
             key = (agent_id, model)

@@ -30,17 +30,26 @@ class HoldRequest(_Message):
 
 
 class HoldReply(_Message):
-    """Ledger -> worker, to the request's `reply_to`."""
+    """Ledger -> worker, to the request's `reply_to`.
+
+    `at_limit`: what becomes of a message whose call no budget will cover; `asked`: the tokens of that call.
+    """
 
     call_id: UUID
     state: Literal["granted", "denied", "wait"]
     granted_at: datetime | None = None
     remaining: int = 0
     reason: str | None = None
+    at_limit: Literal["deny", "park", "kill"] = "deny"
+    asked: int = 0
 
 
 class UsageEvent(_Message):
-    """Worker -> ledger: what an LLM call really used; settles the hold of `call_id`, once."""
+    """Worker -> ledger: what an LLM call really used; settles the hold of `call_id`, once.
+
+    Kinds of tokens that the provider did not report are None. `estimated`: it reported none at all, and the totals are
+    what the call can have used at most.
+    """
 
     kind: Literal["usage"] = "usage"
     call_id: UUID
@@ -51,6 +60,14 @@ class UsageEvent(_Message):
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
     latency_ms: float = Field(ge=0)
+    cache_read_tokens: int | None = Field(default=None, ge=0)
+    cache_write_tokens: int | None = Field(default=None, ge=0)
+    reasoning_tokens: int | None = Field(default=None, ge=0)
+    audio_prompt_tokens: int | None = Field(default=None, ge=0)
+    audio_completion_tokens: int | None = Field(default=None, ge=0)
+    image_prompt_tokens: int | None = Field(default=None, ge=0)
+    image_completion_tokens: int | None = Field(default=None, ge=0)
+    estimated: bool = False
 
 
 class HoldRelease(_Message):
@@ -67,7 +84,7 @@ ledger_message: TypeAdapter[HoldRequest | UsageEvent | HoldRelease] = TypeAdapte
 class ControlHint(_Message):
     """A hint on the control exchange; the truth is a row in PostgreSQL. Workers hear of `stop` and `kill` only here."""
 
-    kind: Literal["pause", "resume", "kill", "reload", "stop"]
+    kind: Literal["pause", "resume", "kill", "reload", "stop", "top-up"]
     name: str | None = None
     thread_id: UUID | None = None
     config_version: int | None = None

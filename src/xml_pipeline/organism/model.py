@@ -88,11 +88,21 @@ class LlmConfig:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens; wins over the price table."""
+    """USD per million tokens; wins over the price table.
+
+    A kind that is None is charged as the rest of the prompt, or of the completion.
+    """
 
     model: str
     prompt: float
     completion: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+    reasoning: float | None = None
+    audio_prompt: float | None = None
+    audio_completion: float | None = None
+    image_prompt: float | None = None
+    image_completion: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,10 +122,10 @@ def _prices(document: Document, node: Node | None) -> tuple[Price, ...]:
     prices = []
     for item in items:
         values = _values(document, item, "a price", _PRICE)
-        for key in _PRICE:
-            if key not in values:
-                _missing(document, item, "the price", key)
-        if len(values) == len(_PRICE):
+        missing = [key for key in _PRICE_NEEDS if key not in values]
+        for key in missing:
+            _missing(document, item, "the price", key)
+        if not missing:
             prices.append(Price(**values))
     return tuple(prices)
 
@@ -275,4 +275,16 @@ _LLM: Mapping[str, Read] = {
     "script": lambda document, node, what: getattr(_reference(document, node, what), "name", None),
     "options": _options,
 }
-_PRICE: Mapping[str, Read] = {"model": _text, "prompt": _number, "completion": _number}
+_PRICE_NEEDS = ("model", "prompt", "completion")
+_PRICE: Mapping[str, Read] = {
+    "model": _text,
+    "prompt": _number,
+    "completion": _number,
+    "cache_read": _number,
+    "cache_write": _number,
+    "reasoning": _number,
+    "audio_prompt": _number,
+    "audio_completion": _number,
+    "image_prompt": _number,
+    "image_completion": _number,
+}

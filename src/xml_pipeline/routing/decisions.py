@@ -79,6 +79,9 @@ def _turn(work: Working, turn: Turn) -> None:
         work.notes.append(Note("turn_ignored", turn.message_id, f"{turn.outcome.value} of attempt {turn.attempt}"))
     elif turn.outcome is Outcome.OK:
         _handled(work, message, turn)
+    elif turn.outcome is Outcome.PARKED:
+        work.notes.append(Note("message_parked", message.id, f"until there is room for {turn.asked} tokens"))
+        work.park(message, turn.asked)
     else:
         code = TIMEOUT if turn.outcome is Outcome.TIMEOUT else HANDLER_FAILED
         reason = turn.reason or "no reason was given"
@@ -86,7 +89,7 @@ def _turn(work: Working, turn: Turn) -> None:
 
 
 def _counts(turn: Turn, message: MessageRow) -> bool:
-    """The first `ok` of any attempt; an `error` or `timeout` only of the attempt that is out."""
+    """The first `ok` of any attempt; anything else only of the attempt that is out."""
     if turn.outcome is Outcome.OK:
         return message.state == "out" or (message.state == "ready" and message.attempt > 0)
     return message.state == "out" and message.attempt == turn.attempt
@@ -103,8 +106,8 @@ def _handled(work: Working, message: MessageRow, turn: Turn) -> None:
 
 def _failed(work: Working, message: MessageRow, error: ErrorPayload, turn_id: UUID | None) -> None:
     listener = work.listener(message.to_id)
-    if listener is not None and _is_tried_again(listener.retry, error.code, message.attempt):
-        delay = 0.0 if error.code == LOST else retry_delay(listener.retry, message.attempt)
+    if listener is not None and _is_tried_again(listener.retry, error.code, message.tries):
+        delay = 0.0 if error.code == LOST else retry_delay(listener.retry, message.tries)
         work.postpone(message, delay, listener.retry.jitter)
         return
     work.close(message, "failed", turn_id)
@@ -115,8 +118,8 @@ def _failed(work: Working, message: MessageRow, error: ErrorPayload, turn_id: UU
     work.dead_letters.append(letters.of_message(message, error, climbed))
 
 
-def _is_tried_again(retry: Retry, code: str, attempt: int) -> bool:
-    return attempt < retry.attempts and _OUTCOMES.get(code) in retry.on
+def _is_tried_again(retry: Retry, code: str, tries: int) -> bool:
+    return tries < retry.attempts and _OUTCOMES.get(code) in retry.on
 
 
 def _overdue(work: Working, item: Overdue) -> None:

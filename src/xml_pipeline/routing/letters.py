@@ -13,7 +13,7 @@ from xml_pipeline.storage.routing_rows import DeadLetterRow, InboxRow, LetterRow
 def of_message(message: MessageRow, error: ErrorPayload, climbed: Climbed) -> DeadLetterRow:
     """A message that was tried for the last time. The database knows its payload."""
     about = (letter_id(message.id), message.id, message.thread_id, message.to_id)
-    return DeadLetterRow(*about, error.code, error.text, message.attempt, None, climbed.calls, climbed.failed)
+    return DeadLetterRow(*about, error.code, error.text, message.tries, None, climbed.calls, climbed.failed)
 
 
 def of_draft(draft: Draft, error: ErrorPayload, climbed: Climbed) -> DeadLetterRow:

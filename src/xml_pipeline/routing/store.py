@@ -16,6 +16,7 @@ from xml_pipeline.storage.routing_rows import (
     ListenerRow,
     Mailbox,
     NewMessage,
+    Parking,
     Postponement,
     Released,
     Room,
@@ -62,6 +63,10 @@ class RoutingStore(WindowStore, Protocol):
         ...
 
     async def postpone(self, postponements: Sequence[Postponement]) -> set[UUID]:
+        """Step 3: which were out in that attempt."""
+        ...
+
+    async def park(self, parkings: Sequence[Parking]) -> set[UUID]:
         """Step 3: which were out in that attempt."""
         ...
 

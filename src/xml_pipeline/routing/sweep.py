@@ -17,7 +17,7 @@ from xml_pipeline.routing.items import Inject, Item, Orphaned, Overdue
 from xml_pipeline.routing.pipeline import Pipeline
 from xml_pipeline.routing.windows import DEADLINE_MARGIN, UNKNOWN_TIMEOUT, deadline_timeout
 from xml_pipeline.routing.workers import LiveWorkers
-from xml_pipeline.storage import routing_sweep
+from xml_pipeline.storage import routing_parking, routing_sweep
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.routing_sweep import OverdueRow
 
@@ -49,6 +49,7 @@ class Sweep:
         await self._publish_unconfirmed()
         await self._end_lost()
         await self._end_orphaned()
+        await self._unpark()
         await self.fill()
 
     async def fill(self) -> None:
@@ -94,6 +95,17 @@ class Sweep:
         async with self._db.begin() as connection:
             ids = await routing_sweep.orphaned_messages(connection, limit=LIMIT)
         await self._pipeline.run([Orphaned(id_) for id_ in ids])
+
+    async def _unpark(self) -> None:
+        """What is parked goes on as soon as its budgets have room, whether by a top-up, a new limit or a correction."""
+        for _ in range(MOST_BATCHES):
+            beat()
+            async with self._db.begin() as connection:
+                listeners = await routing_parking.unpark(connection, limit=LIMIT)
+            if listeners:
+                log.info("messages_unparked", count=len(listeners))
+            if len(listeners) < LIMIT:
+                return
 
     async def _lost(self, rows: Sequence[OverdueRow]) -> list[Item]:
         """Overdue is not lost yet: a queue that holds something may still hold this."""

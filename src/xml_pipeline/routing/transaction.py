@@ -103,6 +103,8 @@ async def _close(store: RoutingStore, changes: Changes, snapshot: Snapshot, delt
     deltas.subtract(snapshot.messages[message_id].thread_id for message_id in closed)
     postponed = await store.postpone(changes.postponements)
     _require(postponed == {postponement.message_id for postponement in changes.postponements}, "postponed messages")
+    parked = await store.park(changes.parkings)
+    _require(parked == {parking.message_id for parking in changes.parkings}, "parked messages")
     await store.give_back(changes.returned)
     taken = await store.take(changes.taken)
     _require(taken == set(changes.taken), "inbox rows")

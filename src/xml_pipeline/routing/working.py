@@ -19,6 +19,7 @@ from xml_pipeline.storage.routing_rows import (
     Mailbox,
     MessageRow,
     NewMessage,
+    Parking,
     Postponement,
     Snapshot,
     ThreadRow,
@@ -87,6 +88,7 @@ class Working:
     taken: dict[UUID, None] = field(default_factory=dict)
     closings: dict[UUID, Closing] = field(default_factory=dict)
     postponements: dict[UUID, Postponement] = field(default_factory=dict)
+    parkings: dict[UUID, Parking] = field(default_factory=dict)
     returned: dict[UUID, None] = field(default_factory=dict)
     inserts: list[NewMessage] = field(default_factory=list)
     new_calls: dict[UUID, CallRow] = field(default_factory=dict)
@@ -143,6 +145,7 @@ class Working:
         """End a message."""
         self.closings[message.id] = Closing(message.id, outcome, turn_id)
         self.postponements.pop(message.id, None)
+        self.parkings.pop(message.id, None)
         self.returned.pop(message.id, None)
         message.state = "closed"
         self.thread(message.thread_id).open -= 1
@@ -155,6 +158,14 @@ class Working:
         self.postponements[message.id] = Postponement(message.id, message.attempt, delay, jitter)
         self.returned.pop(message.id, None)
         message.state = "ready"
+        self.listeners.add(message.to_id)
+
+    def park(self, message: MessageRow, tokens: int) -> None:
+        """Have a message wait at the head of its mailbox until its budgets have room for so many tokens."""
+        self.parkings[message.id] = Parking(message.id, message.attempt, tokens)
+        self.returned.pop(message.id, None)
+        message.state = "ready"
+        message.parks += 1
         self.listeners.add(message.to_id)
 
     def insert(self, draft: Draft, *, outcome: str | None = None) -> None:
@@ -175,6 +186,7 @@ class Working:
         return Changes(
             closings=tuple(self.closings.values()),
             postponements=tuple(self.postponements.values()),
+            parkings=tuple(self.parkings.values()),
             returned=tuple(self.returned),
             taken=tuple(self.taken),
             inserts=tuple(self.inserts),

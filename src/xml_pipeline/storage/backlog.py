@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 _COUNT = text("""
     select to_id, count(*) as open from (
         (select to_id from messages where state = 'waiting' limit :most)
-        union all (select to_id from messages where state = 'ready' limit :most)
+        union all (select to_id from messages where state = 'ready' and parked_for is null limit :most)
+        union all (select to_id from messages where parked_for is not null limit :most)
         union all (select to_id from messages where state = 'out' limit :most)
         union all (select to_id from inbox where taken_at is null limit :most)
     ) as open_ones group by to_id

@@ -6,14 +6,19 @@ only in later statements.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import TextClause, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from xml_pipeline.storage.ledger_rows import Booking, Budget, Handled, Hold, HoldState, Kind, RollupKey, Sums
+from xml_pipeline.llm.pricing import PriceUsed
+from xml_pipeline.llm.tokens import Tokens
+from xml_pipeline.storage.budget_rows import Budget
+from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Kind
 from xml_pipeline.storage.tables import dead_letters
 
 _THREADS_OF_CALLS = text("select call_id, thread_id from holds where call_id = any(cast(:calls as uuid[]))")
@@ -26,31 +31,21 @@ _HANDLED = text(
     """
 )
 
-_ADD_BUDGETS = text(
-    """
-    insert into budgets (thread_id, max_tokens)
-    select thread_id, :max_tokens from unnest(cast(:threads as uuid[])) as t (thread_id) order by thread_id
-    on conflict (thread_id) do nothing
-    """
-)
-
-_LOCK_BUDGETS = text(
-    """
-    select thread_id, max_tokens, held, prompt_tokens, completion_tokens
-    from budgets where thread_id = any(cast(:threads as uuid[]))
-    order by thread_id for update
-    """
-)
-
 _HOLD_COLUMNS = """call_id, message_id, thread_id, agent_id, model, provider, prompt_bound, max_completion, state,
     period, granted_at, expires_at"""
 
 _HOLDS = text(f"select {_HOLD_COLUMNS} from holds where call_id = any(cast(:calls as uuid[]))")  # noqa: S608
 
-_BOOKING_COLUMNS = """call_id, message_id, thread_id, agent_id, model, provider, prompt_tokens, completion_tokens,
-    latency_ms, cost, priced, kind, period, granted_at"""
+TOKEN_KINDS = Tokens._fields
+_TOKENS = ", ".join(TOKEN_KINDS)
 
-_BOOKINGS = text(f"select {_BOOKING_COLUMNS} from usage_events where call_id = any(cast(:calls as uuid[]))")  # noqa: S608
+_BOOKINGS = text(
+    f"""
+    select call_id, message_id, thread_id, agent_id, model, provider, {_TOKENS}, latency_us, cost, uncached_cost,
+        price_id, kind, period, granted_at
+    from usage_events where call_id = any(cast(:calls as uuid[]))
+    """  # noqa: S608
+)
 
 _HOLDS_OPEN = text("select exists (select from holds where state = 'held' and expires_at > clock_timestamp())")
 
@@ -77,20 +72,6 @@ async def read_handled(connection: AsyncConnection, messages: Collection[UUID]) 
     return {row[0]: Handled(*row) for row in rows}
 
 
-async def add_budgets(connection: AsyncConnection, threads: Collection[UUID], max_tokens: int) -> None:
-    """Give every thread that has none a budget of `max_tokens`."""
-    if threads:
-        await connection.execute(_ADD_BUDGETS, {"threads": list(threads), "max_tokens": max_tokens})
-
-
-async def lock_budgets(connection: AsyncConnection, threads: Collection[UUID]) -> dict[UUID, Budget]:
-    """Lock the budgets in thread id order, and read them."""
-    if not threads:
-        return {}
-    rows = await connection.execute(_LOCK_BUDGETS, {"threads": list(threads)})
-    return {row[0]: Budget(*row) for row in rows}
-
-
 async def read_holds(connection: AsyncConnection, calls: Collection[UUID]) -> dict[UUID, Hold]:
     """The holds of these calls; certain only while their budgets are locked."""
     if not calls:
@@ -104,7 +85,7 @@ async def read_bookings(connection: AsyncConnection, calls: Collection[UUID]) ->
     if not calls:
         return {}
     rows = await connection.execute(_BOOKINGS, {"calls": list(calls)})
-    return {row["call_id"]: Booking(**{**row, "kind": Kind(row["kind"])}) for row in rows.mappings()}
+    return {row[0]: _booking(tuple(row)) for row in rows}
 
 
 async def overdue_calls(connection: AsyncConnection, limit: int) -> dict[UUID, UUID]:
@@ -116,6 +97,28 @@ async def overdue_calls(connection: AsyncConnection, limit: int) -> dict[UUID, U
 async def any_hold_open(connection: AsyncConnection) -> bool:
     """Whether a call may be under way somewhere."""
     return bool(await connection.scalar(_HOLDS_OPEN))
+
+
+def _booking(row: tuple[Any, ...]) -> Booking:
+    call_id, message_id, thread_id, agent_id, model, provider, *others = row
+    counts, rest = others[: len(TOKEN_KINDS)], others[len(TOKEN_KINDS) :]
+    latency_us, cost, uncached_cost, price_id, kind, period, granted_at = rest
+    return Booking(
+        call_id,
+        message_id,
+        thread_id,
+        agent_id,
+        model,
+        provider,
+        Tokens(*counts),
+        latency_us,
+        cost,
+        uncached_cost,
+        price_id,
+        Kind(kind),
+        period,
+        granted_at,
+    )
 
 
 def _hold(
@@ -175,11 +178,11 @@ _BOOKING_TYPES = {
     "agent_id": "text",
     "model": "text",
     "provider": "text",
-    "prompt_tokens": "bigint",
-    "completion_tokens": "bigint",
-    "latency_ms": "numeric",
+    **dict.fromkeys(TOKEN_KINDS, "int"),
+    "latency_us": "bigint",
     "cost": "numeric",
-    "priced": "boolean",
+    "uncached_cost": "numeric",
+    "price_id": "bigint",
     "kind": "text",
     "period": "int",
     "granted_at": "timestamptz",
@@ -192,43 +195,47 @@ def _insert(table: str, types: Mapping[str, str], conflict: str = "") -> TextCla
 
 
 _ADD_HOLDS = _insert("holds", _HOLD_TYPES)
-_ADD_BOOKINGS = _insert("usage_events", _BOOKING_TYPES, "on conflict (call_id) do nothing")
+_ADD_BOOKINGS = _insert("usage_events", _BOOKING_TYPES, "on conflict (call_id, granted_at) do nothing")
+
+_DELETE_HOLDS = text("delete from holds where call_id = any(cast(:calls as uuid[]))")
 
 _MOVE_HOLDS = text(
     f"update holds set state = new.state from {_unnest(call_id='uuid', state='text')} where holds.call_id = new.call_id"  # noqa: S608
 )
 
-_REMOVE_BOOKINGS = text("delete from usage_events where call_id = any(cast(:calls as uuid[]))")
-
-_SAVE_BUDGETS = text(
+# The time tells the month that the row is in.
+_REMOVE_BOOKINGS = text(
     f"""
-    update budgets
-    set held = new.held, prompt_tokens = new.prompt_tokens, completion_tokens = new.completion_tokens
-    from {_unnest(thread_id="uuid", held="bigint", prompt_tokens="bigint", completion_tokens="bigint")}
-    where budgets.thread_id = new.thread_id
+    delete from usage_events e using {_unnest(call_id="uuid", granted_at="timestamptz")}
+    where e.call_id = new.call_id and e.granted_at = new.granted_at
     """  # noqa: S608
 )
 
-_ROLLUP_TYPES = {
-    "period": "int",
-    "hour": "timestamptz",
-    "agent_id": "text",
-    "model": "text",
-    "provider": "text",
-    "requests": "bigint",
+_BUDGET_TYPES = {
+    "id": "uuid",
+    "held": "bigint",
     "prompt_tokens": "bigint",
     "completion_tokens": "bigint",
-    "latency_ms": "numeric",
+    "requests": "bigint",
     "cost": "numeric",
+    "fired": "smallint",
 }
-_SUMS = ("requests", "prompt_tokens", "completion_tokens", "latency_ms", "cost")
+_SAVE_BUDGETS = text(
+    f"""
+    update budgets
+    set {", ".join(f"{name} = new.{name}" for name in _BUDGET_TYPES if name != "id")}
+    from {_unnest(**_BUDGET_TYPES)} where budgets.id = new.id
+    """  # noqa: S608
+)
 
-_ADD_ROLLUPS = _insert(
-    "usage_rollups",
-    _ROLLUP_TYPES,
-    "order by period, hour, agent_id, model, provider "
-    "on conflict (period, hour, agent_id, model, provider) do update set "
-    + ", ".join(f"{name} = usage_rollups.{name} + excluded.{name}" for name in _SUMS),
+_ADD_PRICES = text(
+    """
+    insert into prices (id, provider, model, source, rates)
+    select id, provider, model, source, cast(rates as jsonb)
+    from unnest(cast(:id as bigint[]), cast(:provider as text[]), cast(:model as text[]), cast(:source as text[]),
+                cast(:rates as text[])) as new (id, provider, model, source, rates)
+    order by id on conflict (id) do nothing
+    """
 )
 
 
@@ -239,37 +246,42 @@ async def add_holds(connection: AsyncConnection, holds: Sequence[Hold]) -> None:
 
 
 async def move_holds(connection: AsyncConnection, states: Mapping[UUID, HoldState]) -> None:
-    """Set the state of holds."""
-    if states:
-        parameters = {"call_id": list(states), "state": [state.value for state in states.values()]}
-        await connection.execute(_MOVE_HOLDS, parameters)
+    """Set the state of holds; those that are settled go."""
+    over = [call for call, state in states.items() if state is HoldState.SETTLED]
+    kept = {call: state.value for call, state in states.items() if state is not HoldState.SETTLED}
+    if over:
+        await connection.execute(_DELETE_HOLDS, {"calls": over})
+    if kept:
+        await connection.execute(_MOVE_HOLDS, {"call_id": list(kept), "state": list(kept.values())})
 
 
 async def add_bookings(connection: AsyncConnection, bookings: Sequence[Booking]) -> int:
     """Insert usage events and return how many were new."""
     if not bookings:
         return 0
-    return (await connection.execute(_ADD_BOOKINGS, _columns(_BOOKING_TYPES, bookings))).rowcount
+    columns = _columns([name for name in _BOOKING_TYPES if name not in TOKEN_KINDS], bookings)
+    columns |= _columns(TOKEN_KINDS, [booking.tokens for booking in bookings])
+    return (await connection.execute(_ADD_BOOKINGS, columns)).rowcount
 
 
-async def remove_bookings(connection: AsyncConnection, calls: Collection[UUID]) -> None:
+async def remove_bookings(connection: AsyncConnection, bookings: Collection[Booking]) -> None:
     """Delete usage events."""
-    if calls:
-        await connection.execute(_REMOVE_BOOKINGS, {"calls": list(calls)})
+    if bookings:
+        await connection.execute(_REMOVE_BOOKINGS, _columns(("call_id", "granted_at"), bookings))
 
 
 async def save_budgets(connection: AsyncConnection, budgets: Collection[Budget]) -> None:
     """Write the sums of budgets that are locked."""
     if budgets:
-        names = ("thread_id", "held", "prompt_tokens", "completion_tokens")
-        await connection.execute(_SAVE_BUDGETS, _columns(names, budgets))
+        await connection.execute(_SAVE_BUDGETS, _columns(_BUDGET_TYPES, budgets))
 
 
-async def add_rollups(connection: AsyncConnection, rollups: Mapping[RollupKey, Sums]) -> None:
-    """Add to hourly sums, in the order of their keys."""
-    if rollups:
-        keys = _columns(RollupKey._fields, rollups)
-        await connection.execute(_ADD_ROLLUPS, keys | _columns(_SUMS, rollups.values()))
+async def add_prices(connection: AsyncConnection, prices: Mapping[int, PriceUsed]) -> None:
+    """Keep what calls were charged by. The last step: who waits for a price that another adds has all else."""
+    if prices:
+        columns = _columns(("id", "provider", "model", "source"), prices.values())
+        columns["rates"] = [json.dumps(dict(price.rates), sort_keys=True) for price in prices.values()]
+        await connection.execute(_ADD_PRICES, columns)
 
 
 def _columns(names: Iterable[str], rows: Iterable[object]) -> dict[str, list[object]]:

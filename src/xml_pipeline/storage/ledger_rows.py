@@ -9,30 +9,11 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The tokens of one thread. `available + held + spent = max_tokens`, always; overspent, `available` is negative."""
-
-    thread_id: UUID
-    max_tokens: int
-    held: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def spent(self) -> int:
-        """Tokens booked."""
-        return self.prompt_tokens + self.completion_tokens
-
-    @property
-    def available(self) -> int:
-        """Tokens that a new hold may take."""
-        return self.max_tokens - self.held - self.spent
+from xml_pipeline.llm.tokens import Tokens
 
 
 class HoldState(StrEnum):
-    """What became of a hold. Only `held` counts against the budget; `settled` and `expired` have a booking."""
+    """What becomes of a hold. Only `held` counts against budgets; `expired` has a booking; a settled one is deleted."""
 
     HELD = "held"
     SETTLED = "settled"
@@ -64,14 +45,15 @@ class Hold:
 
 
 class Kind(StrEnum):
-    """`measured` is what the provider said; `expired` is the size of a hold that nobody settled."""
+    """`measured`: what the provider said. `estimated`: a bound, since it said nothing. `expired`: an unsettled hold."""
 
     MEASURED = "measured"
+    ESTIMATED = "estimated"
     EXPIRED = "expired"
 
 
 class Booking(NamedTuple):
-    """The one row of one call."""
+    """The one row of one call. `latency_us`: microseconds, None where nobody measured it."""
 
     call_id: UUID
     message_id: UUID | None
@@ -79,14 +61,19 @@ class Booking(NamedTuple):
     agent_id: str
     model: str
     provider: str
-    prompt_tokens: int
-    completion_tokens: int
-    latency_ms: Decimal
+    tokens: Tokens
+    latency_us: int | None
     cost: Decimal
-    priced: bool
+    uncached_cost: Decimal | None
+    price_id: int | None
     kind: Kind
     period: int
     granted_at: datetime
+
+    @property
+    def spent(self) -> int:
+        """Tokens that count against budgets."""
+        return self.tokens.prompt_tokens + self.tokens.completion_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,46 +86,18 @@ class Handled:
     open: bool
 
 
-class RollupKey(NamedTuple):
-    """What usage is summed up by; sorts, so that all writers lock rollups in one order."""
-
-    period: int
-    hour: datetime
-    agent_id: str
-    model: str
-    provider: str
-
-
-@dataclass(slots=True)
-class Sums:
-    """What is added to one rollup; negative where a booking is corrected."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    latency_ms: Decimal = Decimal(0)
-    cost: Decimal = Decimal(0)
-
-    def add(self, booking: Booking, sign: int) -> None:
-        """Add one booking, or with `sign` -1 take it away."""
-        self.requests += sign
-        self.prompt_tokens += sign * booking.prompt_tokens
-        self.completion_tokens += sign * booking.completion_tokens
-        self.latency_ms += sign * booking.latency_ms
-        self.cost += sign * booking.cost
-
-
 class Measured(NamedTuple):
     """What a usage event says, with its cost."""
 
     call_id: UUID
     model: str
     provider: str
-    prompt_tokens: int
-    completion_tokens: int
-    latency_ms: Decimal
+    tokens: Tokens
+    latency_us: int
     cost: Decimal
-    priced: bool
+    uncached_cost: Decimal | None
+    price_id: int | None
+    kind: Kind
     granted_at: datetime
 
 
@@ -150,10 +109,3 @@ class Settled(NamedTuple):
     thread_id: UUID
     agent_id: str
     period: int
-
-
-class Settlement(NamedTuple):
-    """What was settled; and those budgets whose use has reached the percentage asked for, with what was added."""
-
-    settled: list[Settled]
-    budgets: list[tuple[Budget, int]]

@@ -8,85 +8,146 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from xml_pipeline.storage.ledger_rows import Budget, Measured, Settled, Settlement
+from xml_pipeline.storage.budget_rows import Budget
+from xml_pipeline.storage.budget_tree import COLUMNS, budget_of
+from xml_pipeline.storage.ledger import TOKEN_KINDS
+from xml_pipeline.storage.ledger_rows import Measured, Settled
+from xml_pipeline.storage.rollup_rows import LatencyKey, LatencySums, RollupKey, Sums, TagKey, TagSums
+from xml_pipeline.storage.rollups import columns_of, on_conflict
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LOCK = text(
     """
-    select thread_id from budgets
-    where thread_id in (
-        select thread_id from holds where call_id = any(cast(cast(:calls as text) as uuid[]))
-        union select * from unnest(cast(:threads as uuid[]))
+    select id from budgets where id in (
+        select unnest(ancestors || id) from budgets where id in (
+            select thread_id from holds where call_id = any(cast(cast(:calls as text) as uuid[]))
+            union select * from unnest(cast(:threads as uuid[]))
+        )
     )
-    order by thread_id for update
+    order by level desc, id for update
     """
 )
 
+_NODE = tuple(name.strip() for name in COLUMNS.split(","))
+_SUMS = columns_of(Sums)
+
+
+class Settlement(NamedTuple):
+    """What was settled; and those budgets whose use has reached the percentage asked for."""
+
+    settled: list[Settled]
+    budgets: list[Budget]
+
+
+def _sum(*names: str) -> str:
+    return f"coalesce(sum({' + '.join(f'coalesce({name}, 0)' for name in names)}), 0)"
+
+
+_ROLLED = {
+    "requests": "count(*)",
+    "estimated": "count(*) filter (where kind = 'estimated')",
+    "expired": "0",
+    "unpriced": "count(*) filter (where price_id is null)",
+    "prompt_tokens": "sum(prompt_tokens)",
+    "completion_tokens": "sum(completion_tokens)",
+    "cache_read_tokens": _sum("cache_read_tokens"),
+    "cache_write_tokens": _sum("cache_write_tokens"),
+    "reasoning_tokens": _sum("reasoning_tokens"),
+    "audio_tokens": _sum("audio_prompt_tokens", "audio_completion_tokens"),
+    "image_tokens": _sum("image_prompt_tokens", "image_completion_tokens"),
+    "latency_us": "sum(latency_us)",
+    "cost": "sum(cost)",
+    "uncached_cost": "sum(coalesce(uncached_cost, cost))",
+}
+_GRAINS = "(values ('day', interval '1 day'), ('hour', interval '1 hour')) as grains (grain, width)"
+_START = "date_bin({}, granted_at, timestamptz '2000-01-01 00:00:00+00')"
+_BUCKET = (
+    "cast(greatest(0, ceil(ln(cast(greatest(latency_us, 1) as float8) / 1000) / ln(cast(1.05 as float8)))) as int)"
+)
+
 _SETTLE = text(
-    """
+    f"""
     with settled as (
-        update holds set state = 'settled'
-        from unnest(
+        delete from holds using unnest(
             cast(cast(:calls as text) as uuid[]), cast(cast(:names as text) as int[]),
-            cast(cast(:prompt_tokens as text) as bigint[]), cast(cast(:completion_tokens as text) as bigint[]),
-            cast(cast(:latency_ms as text) as numeric[]), cast(cast(:cost as text) as numeric[]),
-            cast(cast(:priced as text) as boolean[]), cast(cast(:granted as text) as bigint[])
+            {", ".join(f"cast(cast(:{kind} as text) as int[])" for kind in TOKEN_KINDS)},
+            cast(cast(:latency_us as text) as bigint[]), cast(cast(:cost as text) as numeric[]),
+            cast(cast(:uncached_cost as text) as numeric[]), cast(cast(:price_id as text) as bigint[]),
+            cast(cast(:kind as text) as text[]), cast(cast(:granted as text) as bigint[])
         ) with ordinality as new (
-            call_id, name, prompt_tokens, completion_tokens, latency_ms, cost, priced, granted, place
+            call_id, name, {", ".join(TOKEN_KINDS)}, latency_us, cost, uncached_cost, price_id, kind, granted, place
         )
         where holds.call_id = new.call_id and holds.state = 'held'
             and extract(epoch from holds.granted_at) * 1000000 = new.granted
         returning holds.call_id, holds.message_id, holds.thread_id, holds.agent_id, holds.period, holds.granted_at,
             holds.prompt_bound + cast(holds.max_completion as bigint) as size,
             (cast(:models as text[]))[new.name] as model, (cast(:providers as text[]))[new.name] as provider,
-            new.prompt_tokens, new.completion_tokens, new.latency_ms, new.cost, new.priced, new.place
+            {", ".join(f"new.{kind}" for kind in TOKEN_KINDS)},
+            new.latency_us, new.cost, new.uncached_cost, new.price_id, new.kind, new.place
     ), booked as (
-        insert into usage_events (call_id, message_id, thread_id, agent_id, model, provider, prompt_tokens,
-            completion_tokens, latency_ms, cost, priced, kind, period, granted_at)
-        select call_id, message_id, thread_id, agent_id, model, provider, prompt_tokens,
-            completion_tokens, latency_ms, cost, priced, 'measured', period, granted_at
+        insert into usage_events (call_id, message_id, thread_id, agent_id, model, provider, {", ".join(TOKEN_KINDS)},
+            latency_us, cost, uncached_cost, price_id, kind, period, granted_at)
+        select call_id, message_id, thread_id, agent_id, model, provider, {", ".join(TOKEN_KINDS)},
+            latency_us, cost, uncached_cost, price_id, kind, period, granted_at
         from settled
     ), sums as (
-        select thread_id, sum(size) as held, sum(prompt_tokens) as prompt_tokens,
-            sum(completion_tokens) as completion_tokens
-        from settled group by thread_id
+        select thread_id, agent_id, sum(size) as held, sum(prompt_tokens) as prompt_tokens,
+            sum(completion_tokens) as completion_tokens, count(*) as requests, sum(cost) as cost
+        from settled group by thread_id, agent_id
+    ), parts as (
+        select node.id, sums.* from sums join budgets b on b.id = sums.thread_id
+            cross join unnest(b.ancestors || b.id) as node (id)
+        union all
+        select b.id, sums.* from sums join budgets b on b.level = 3 and b.thread_id = sums.thread_id
+            and b.agent_id = sums.agent_id
+    ), nodes as (
+        select id, sum(held) as held, sum(prompt_tokens) as prompt_tokens, sum(completion_tokens) as completion_tokens,
+            sum(requests) as requests, sum(cost) as cost
+        from parts group by id
     ), moved as (
         update budgets
-        set held = budgets.held - sums.held, prompt_tokens = budgets.prompt_tokens + sums.prompt_tokens,
-            completion_tokens = budgets.completion_tokens + sums.completion_tokens
-        from sums where budgets.thread_id = sums.thread_id
-        returning budgets.thread_id, budgets.max_tokens, budgets.held, budgets.prompt_tokens, budgets.completion_tokens,
-            cast(sums.prompt_tokens + sums.completion_tokens as bigint) as added
+        set held = budgets.held - nodes.held, prompt_tokens = budgets.prompt_tokens + nodes.prompt_tokens,
+            completion_tokens = budgets.completion_tokens + nodes.completion_tokens,
+            requests = budgets.requests + nodes.requests, cost = budgets.cost + nodes.cost
+        from nodes where budgets.id = nodes.id
+        returning budgets.*
     ), rolled as (
-        insert into usage_rollups (period, hour, agent_id, model, provider, requests, prompt_tokens, completion_tokens,
-            latency_ms, cost)
-        select period, date_bin('1 hour', granted_at, timestamptz '2000-01-01 00:00:00+00') as hour, agent_id, model,
-            provider, count(*), sum(prompt_tokens), sum(completion_tokens), sum(latency_ms), sum(cost)
-        from settled group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5
-        on conflict (period, hour, agent_id, model, provider) do update set
-            requests = usage_rollups.requests + excluded.requests,
-            prompt_tokens = usage_rollups.prompt_tokens + excluded.prompt_tokens,
-            completion_tokens = usage_rollups.completion_tokens + excluded.completion_tokens,
-            latency_ms = usage_rollups.latency_ms + excluded.latency_ms,
-            cost = usage_rollups.cost + excluded.cost
+        insert into usage_rollups ({", ".join((*RollupKey._fields, *_SUMS))})
+        select period, grain, {_START.format("width")} as start, agent_id, model, provider,
+            {", ".join(_ROLLED[name] for name in _SUMS)}
+        from settled cross join {_GRAINS} group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6
+        {on_conflict("usage_rollups", RollupKey._fields, _SUMS)}
+    ), tagged as (
+        insert into tag_rollups ({", ".join((*TagKey._fields, *columns_of(TagSums)))})
+        select period, grain, {_START.format("width")} as start, tag.id, model, provider, count(*),
+            sum(settled.prompt_tokens), sum(settled.completion_tokens), sum(settled.cost)
+        from settled join budgets b on b.id = settled.thread_id and cardinality(b.ancestors) > 1
+            cross join unnest(b.ancestors[2:]) as tag (id) cross join {_GRAINS}
+        group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6
+        {on_conflict("tag_rollups", TagKey._fields, columns_of(TagSums))}
+    ), measured as (
+        insert into latency_rollups ({", ".join((*LatencyKey._fields, *columns_of(LatencySums)))})
+        select {_START.format("interval '1 day'")} as day, model, provider, {_BUCKET}, count(*)
+        from settled group by 1, 2, 3, 4 order by 1, 2, 3, 4
+        {on_conflict("latency_rollups", LatencyKey._fields, columns_of(LatencySums))}
     )
-    select place, message_id, thread_id, agent_id, period, null, null, null, null, null from settled
+    select place, message_id, thread_id, agent_id, period, {", ".join("null" for _ in _NODE)} from settled
     union all
-    select null, null, thread_id, null, null, max_tokens, held, prompt_tokens, completion_tokens, added
-    from moved where (prompt_tokens + completion_tokens) * 100 >= cast(:percent as bigint) * max_tokens
-    """
+    select null, null, null, null, null, {", ".join(_NODE)} from moved
+    where (prompt_tokens + completion_tokens) * 100 >= cast(:percent as bigint) * max_tokens and fired < 100
+    """  # noqa: S608
 )
 
 
 async def lock_budgets_of(connection: AsyncConnection, calls: Iterable[UUID], threads: Collection[UUID]) -> set[UUID]:
-    """Lock the budgets of these threads, and of those whose holds the calls have, in thread id order; their ids."""
+    """Lock the nodes of these threads, and of those whose holds the calls have; the ids of all that are locked."""
     return set(await connection.scalars(_LOCK, {"calls": _uuids(calls), "threads": list(threads)}))
 
 
@@ -96,34 +157,36 @@ async def settle_holds(connection: AsyncConnection, measured: Sequence[Measured]
     Events that have no hold, none that is held, or one that was granted at another time are left alone. No call may
     come twice. `percent`: the use from which budgets are returned. Raises IntegrityError for a call that is booked.
     """
-    calls, models, providers, prompts, completions, latencies, costs, priced, granted = zip(*measured, strict=True)
+    rows = await connection.execute(_SETTLE, _parameters(measured) | {"percent": percent})
+    return _settlement(rows.all())
+
+
+def _parameters(measured: Sequence[Measured]) -> dict[str, Any]:
+    columns = zip(*measured, strict=True)
+    calls, models, providers, tokens, latencies, costs, uncached, prices, kinds, granted = columns
     names = list(zip(models, providers, strict=True))
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
-    rows = await connection.execute(
-        _SETTLE,
-        {
-            "calls": _uuids(calls),
-            "names": _array(numbers[name] for name in names),
-            "models": [model for model, _ in numbers],
-            "providers": [provider for _, provider in numbers],
-            "prompt_tokens": _array(prompts),
-            "completion_tokens": _array(completions),
-            "latency_ms": _array(latencies),
-            "cost": _array(costs),
-            "priced": _array(priced),
-            "granted": _array([_microseconds(time - _EPOCH) for time in granted]),
-            "percent": percent,
-        },
-    )
-    return _settlement(rows.all())
+    return {
+        "calls": _uuids(calls),
+        "names": _array(numbers[name] for name in names),
+        "models": [model for model, _ in numbers],
+        "providers": [provider for _, provider in numbers],
+        **{kind: _nullable(values) for kind, values in zip(TOKEN_KINDS, zip(*tokens, strict=True), strict=True)},
+        "latency_us": _array(latencies),
+        "cost": _array(costs),
+        "uncached_cost": _nullable(uncached),
+        "price_id": _nullable(prices),
+        "kind": _array(kinds),
+        "granted": _array([_microseconds(time - _EPOCH) for time in granted]),
+    }
 
 
 def _settlement(rows: Iterable[Sequence[Any]]) -> Settlement:
     settled: list[Settled] = []
-    budgets: list[tuple[Budget, int]] = []
-    for place, message_id, thread_id, agent_id, period, maximum, held, prompt, completion, added in rows:
+    budgets: list[Budget] = []
+    for place, message_id, thread_id, agent_id, period, *node in rows:
         if place is None:
-            budgets.append((Budget(thread_id, maximum, held, prompt, completion), added))
+            budgets.append(budget_of(node))
         else:
             settled.append(Settled(place - 1, message_id, thread_id, agent_id, period))
     return Settlement(settled, budgets)
@@ -140,3 +203,7 @@ def _uuids(ids: Iterable[UUID]) -> str:
 def _array(values: Iterable[object]) -> str:
     """An array literal of values that need no quotes."""
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def _nullable(values: Iterable[object]) -> str:
+    return "{" + ",".join(["null" if value is None else str(value) for value in values]) + "}"

@@ -18,7 +18,9 @@ _WORK = text("""
         select to_id, count(*) as waiting, 0 as outside, null::uuid as thread_id
           from messages where state = 'waiting' group by to_id
         union all
-        select to_id, count(*), 0, null from messages where state = 'ready' group by to_id
+        select to_id, count(*), 0, null from messages where state = 'ready' and parked_for is null group by to_id
+        union all
+        select to_id, count(*), 0, null from messages where parked_for is not null group by to_id
         union all
         select to_id, 0, count(*), (array_agg(thread_id order by sent_at nulls last))[1]
           from messages where state = 'out' group by to_id

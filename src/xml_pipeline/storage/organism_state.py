@@ -60,5 +60,13 @@ async def reset_usage(connection: AsyncConnection, *, actor: str) -> int:
         returning usage_period
     """)
     period: int = (await connection.execute(statement)).scalar_one()
+    begun = text("insert into usage_periods (period, started_at) values (:period, clock_timestamp())")
+    await connection.execute(begun, {"period": period})
     await audit.record(connection, actor=actor, action="usage-reset", subject="organism", detail={"period": period})
     return period
+
+
+async def read_periods(connection: AsyncConnection) -> tuple[tuple[int, datetime], ...]:
+    """All periods of usage with their beginning, the oldest first."""
+    rows = await connection.execute(text("select period, started_at from usage_periods order by period"))
+    return tuple((row[0], row[1]) for row in rows)

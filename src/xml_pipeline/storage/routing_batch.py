@@ -26,6 +26,7 @@ from xml_pipeline.storage.routing_rows import (
     MessageRow,
     NewMessage,
     OldMessage,
+    Parking,
     Postponement,
     Released,
     ReplyRow,
@@ -119,6 +120,11 @@ class RoutingTransaction:
             [p.delay for p in postponements],
             [p.jitter for p in postponements],
         )
+        return _ids(rows)
+
+    async def park(self, parkings: Sequence[Parking]) -> set[UUID]:
+        """Set aside until their budgets have room; returns which really were out in that attempt."""
+        rows = await self._fetch(sql.PARK, *_columns(parkings, ("message_id", "attempt", "tokens")))
         return _ids(rows)
 
     async def give_back(self, message_ids: Sequence[UUID]) -> None:

@@ -26,7 +26,10 @@ class ThreadRow:
 
 @dataclass(slots=True)
 class MessageRow:
-    """A message that a turn or a sweep speaks of. `overdue`: its deadline has passed by the database's clock."""
+    """A message that a turn or a sweep speaks of. `overdue`: its deadline has passed by the database's clock.
+
+    `parks`: how many of its attempts ended with it being parked.
+    """
 
     id: UUID
     thread_id: UUID
@@ -40,6 +43,12 @@ class MessageRow:
     state: str
     attempt: int
     overdue: bool = False
+    parks: int = 0
+
+    @property
+    def tries(self) -> int:
+        """The attempts that count: one that was parked has failed at nothing."""
+        return self.attempt - self.parks
 
     def __copy__(self) -> MessageRow:
         """For each turn."""
@@ -49,6 +58,7 @@ class MessageRow:
             state=self.state,
             attempt=self.attempt,
             overdue=self.overdue,
+            parks=self.parks,
         )
 
 
@@ -178,6 +188,15 @@ class Postponement:
 
 
 @dataclass(frozen=True, slots=True)
+class Parking:
+    """A message to wait until its budgets have room for so many tokens; only if it is still out in this attempt."""
+
+    message_id: UUID
+    attempt: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class TurnRow:
     """A turn as it is kept; `counted`: it had an effect."""
 
@@ -234,6 +253,7 @@ class Changes:
 
     closings: Sequence[Closing] = ()
     postponements: Sequence[Postponement] = ()
+    parkings: Sequence[Parking] = ()
     returned: Sequence[UUID] = ()  # out, but lost by the broker: to be published again
     taken: Sequence[UUID] = ()  # inbox rows
     inserts: Sequence[NewMessage] = ()

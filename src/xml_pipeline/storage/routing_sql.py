@@ -17,7 +17,7 @@ from threads where id = any($1::uuid[]) order by id for no key update
 
 READ_MESSAGES = """
 select id, thread_id, from_id, to_id, kind, payload_type, call_id, hop, mailbox, state, attempt,
-       coalesce(deadline < clock_timestamp(), false) as overdue
+       coalesce(deadline < clock_timestamp(), false) as overdue, parks
 from messages where id = any($1::uuid[])
 """
 
@@ -47,7 +47,8 @@ NOW = "select clock_timestamp()"
 
 # A message may become `out` between the read and this statement: releasing takes no thread's lock.
 CLOSE = """
-update messages m set state = 'closed', outcome = d.outcome, turn_id = d.turn_id, closed_at = clock_timestamp()
+update messages m set state = 'closed', outcome = d.outcome, turn_id = d.turn_id, closed_at = clock_timestamp(),
+    parked_for = null
 from unnest($1::uuid[], $2::text[], $3::uuid[]) d(id, outcome, turn_id)
 where m.id = d.id and m.state || '' in ('ready', 'out')
 returning m.id
@@ -58,6 +59,14 @@ update messages m set state = 'ready', deadline = null,
     due_at = case when d.delay > 0 then
         clock_timestamp() + make_interval(secs => d.delay * (1 - d.jitter + 2 * d.jitter * random())) end
 from unnest($1::uuid[], $2::int[], $3::float8[], $4::float8[]) d(id, attempt, delay, jitter)
+where m.id = d.id and m.state || '' = 'out' and m.attempt = d.attempt
+returning m.id
+"""
+
+# Never due by itself: `routing_parking` makes it so.
+PARK = """
+update messages m set state = 'ready', deadline = null, due_at = 'infinity', parked_for = d.tokens, parks = m.parks + 1
+from unnest($1::uuid[], $2::int[], $3::bigint[]) d(id, attempt, tokens)
 where m.id = d.id and m.state || '' = 'out' and m.attempt = d.attempt
 returning m.id
 """
@@ -187,7 +196,8 @@ LISTENERS_WITH_WORK = """
 select l.name from listeners l
 where not l.paused and not l.retired and exists (
     select 1 from messages m
-    where m.to_id = l.name and m.state = 'ready' and (m.due_at is null or m.due_at <= clock_timestamp())
+    where m.to_id = l.name and m.state = 'ready' and m.parked_for is null
+      and (m.due_at is null or m.due_at <= clock_timestamp())
 )
 """
 
@@ -208,7 +218,8 @@ with room as (
            row_number() over (partition by r.name, c.thread_id order by c.seq) + coalesce(b.n, 0) as nth
     from room r cross join lateral (
         select m.id, m.thread_id, m.seq from messages m
-        where m.to_id = r.name and m.state = 'ready' and (m.due_at is null or m.due_at <= clock_timestamp())
+        where m.to_id = r.name and m.state = 'ready' and m.parked_for is null
+          and (m.due_at is null or m.due_at <= clock_timestamp())
         order by m.seq limit case when r.is_agent then r.free else r.free * $5 end
     ) c
     left join busy b on b.to_id = r.name and b.thread_id = c.thread_id

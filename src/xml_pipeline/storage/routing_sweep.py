@@ -48,7 +48,11 @@ returning m.id, m.thread_id, m.slot, m.from_id, m.to_id, m.kind, m.body, m.call_
 """
 
 _ORPHANED = """
-select m.id from listeners l join messages m on m.to_id = l.name and m.state = 'ready' where l.retired limit $1
+select m.id from listeners l join messages m on m.to_id = l.name and m.state = 'ready' and m.parked_for is null
+where l.retired
+union all
+select m.id from listeners l join messages m on m.to_id = l.name and m.parked_for is not null where l.retired
+limit $1
 """
 
 _CAPACITY = """

@@ -105,6 +105,7 @@ messages = Table(
     Column("turn_id", Uuid),
     Column("redrive_of", Uuid),
     Column("parked_for", BigInteger),  # tokens that its budgets must have room for before it goes on
+    Column("parks", Integer, nullable=False, server_default="0"),  # attempts that ended so
     _now(),
     Column("closed_at", DateTime(timezone=True)),
     UniqueConstraint("thread_id", "slot"),
@@ -124,7 +125,7 @@ messages = Table(
         "to_id",
         postgresql_where=text("not mailbox and state in ('ready','out')"),
     ),
-    Index("ix_messages_ready", "to_id", "seq", postgresql_where=text("state = 'ready'")),
+    Index("ix_messages_ready", "to_id", "seq", postgresql_where=text("state = 'ready' and parked_for is null")),
     Index("ix_messages_out", "to_id", postgresql_where=text("state = 'out'")),
     Index("ix_messages_call_id", "call_id", "slot", postgresql_where=text("kind <> 'request'")),
     Index("ix_messages_answers", "answers", postgresql_where=text("answers is not null")),
@@ -242,6 +243,25 @@ def _count(name: str) -> Column[object]:
     return Column(name, BigInteger, nullable=False, server_default="0")
 
 
+# Cost and use in steps so coarse that most updates change neither, and so leave the indexes on them alone.
+_COST_RANK = (
+    "case when level = 2 then cast(floor(ln(1 + 1000 * cast(cost as float8)) / ln(1.25::float8)) as smallint) end"
+)
+_USE_RANK = """case when base_tokens + topped_up < 9007199254740991 then cast(width_bucket(
+    cast(prompt_tokens + completion_tokens as float8) / greatest(base_tokens + topped_up, 1),
+    array[0.05, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1]::float8[]) as smallint)
+    when level < 2 then cast(-1 as smallint) end"""
+
+
+def _rollup_indexes(table: str) -> tuple[Index, Index]:
+    """By time over all periods: days as the reports ask for them, hours as the graphs do."""
+    day = text("(cast(start at time zone 'UTC' as date))")
+    return (
+        Index(f"ix_{table}_day", day, postgresql_where=text("grain = 'day'")),
+        Index(f"ix_{table}_hour", "start", postgresql_where=text("grain = 'hour'")),
+    )
+
+
 # A tree: 0 the organism, 1 a tag, 2 a thread, 3 an agent within a thread. A thread's id is its node's id.
 # available + held + spent = max_tokens, always; spent = prompt_tokens + completion_tokens.
 # `ancestors` are the ids of the nodes above; they never change. `fired`: the highest threshold told of, in percent.
@@ -265,9 +285,14 @@ budgets = Table(
     Column("cost", Numeric, nullable=False, server_default="0"),
     Column("fired", SmallInteger, nullable=False, server_default="0"),
     _now(),
+    Column("cost_rank", SmallInteger, Computed(_COST_RANK, persisted=True)),  # of threads
+    Column("use_rank", SmallInteger, Computed(_USE_RANK, persisted=True)),  # null: a thread or agent without a limit
     CheckConstraint("held >= 0", name="held"),
     CheckConstraint("level between 0 and 3", name="level"),
     Index("uq_budgets_agent", "thread_id", "agent_id", unique=True, postgresql_where=text("level = 3")),
+    Index("ix_budgets_cost_rank", text("cost_rank desc"), postgresql_where=text("level = 2")),
+    Index("ix_budgets_use_rank", text("use_rank desc"), postgresql_where=text("use_rank is not null")),
+    Index("ix_budgets_level", "level", postgresql_where=text("level < 2")),
     postgresql_with=_ROOM_FOR_UPDATES,
 )
 
@@ -377,6 +402,7 @@ usage_rollups = Table(
     Column("cost", Numeric, nullable=False, server_default="0"),
     Column("uncached_cost", Numeric, nullable=False, server_default="0"),
     CheckConstraint("grain in ('hour','day')", name="grain"),
+    *_rollup_indexes("usage_rollups"),
     postgresql_with=_ROOM_FOR_UPDATES,
 )
 
@@ -395,6 +421,7 @@ tag_rollups = Table(
     _count("completion_tokens"),
     Column("cost", Numeric, nullable=False, server_default="0"),
     CheckConstraint("grain in ('hour','day')", name="grain"),
+    *_rollup_indexes("tag_rollups"),
     postgresql_with=_ROOM_FOR_UPDATES,
 )
 
@@ -407,6 +434,7 @@ latency_rollups = Table(
     Column("provider", Text, primary_key=True),
     Column("bucket", SmallInteger, primary_key=True, autoincrement=False),
     _count("requests"),
+    Index("ix_latency_rollups_day", text("(cast(day at time zone 'UTC' as date))")),
     postgresql_with=_ROOM_FOR_UPDATES,
 )
 

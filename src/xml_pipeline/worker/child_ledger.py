@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from xml_pipeline.llm.errors import LedgerUnavailable
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent
+from xml_pipeline.worker.parking import parks
 from xml_pipeline.worker.wire import LedgerAnswer, LedgerAsk
 
 
@@ -42,15 +43,21 @@ class LedgerAsks:
 
 
 class RunLedger:
-    """The LedgerPort of one run."""
+    """The LedgerPort of one run. `park` ends the run: its message waits until its budgets have room."""
 
-    def __init__(self, asks: LedgerAsks, run: int) -> None:
+    def __init__(self, asks: LedgerAsks, run: int, park: Callable[[HoldReply], None]) -> None:
         self._asks = asks
         self._run = run
+        self._park = park
 
     async def hold(self, request: HoldRequest) -> HoldReply:
-        """The parent repeats the request until a usage service answers."""
-        return HoldReply.model_validate_json(await self._asks.ask(self._run, request))
+        """The parent repeats the request until a usage service answers. Does not return where the run is parked."""
+        reply = HoldReply.model_validate_json(await self._asks.ask(self._run, request))
+        if parks(reply):
+            self._park(reply)
+            # The run is being cancelled, and this with it: there is nothing that a handler could catch and go on from.
+            await asyncio.get_running_loop().create_future()
+        return reply
 
     async def settle(self, event: UsageEvent) -> None:
         """The parent has the event from the first step on, and publishes it whatever becomes of this child."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import structlog
@@ -105,7 +106,7 @@ class Desk:
     def finished(self, job: Job, done: Done) -> None:
         """Publish the turn."""
         job.finished = True
-        self._publish(job, self._turn(job, done))
+        self._publish(job, self._turn(job, _as_told(job, done)))
 
     def asked(self, member: Member, job: Job | None, ask: LedgerAsk) -> None:
         """Pass it on."""
@@ -145,6 +146,13 @@ def turn_body(job: Job, done: Done) -> bytes:
     return encode_turn(_turn_of(job, Done(done.run, Outcome.ERROR, reason=reason, duration_ms=done.duration_ms)))
 
 
+def _as_told(job: Job, done: Done) -> Done:
+    """Only the ledger's word parks a message: it costs no attempt, so a child must not do it as it likes."""
+    if done.outcome is not Outcome.PARKED or job.parked_for:
+        return done
+    return replace(done, outcome=Outcome.ERROR, reason="parked, though the ledger has denied it nothing")
+
+
 def _turn_of(job: Job, done: Done) -> Turn:
     return Turn(
         id=uuid4(),
@@ -154,6 +162,7 @@ def _turn_of(job: Job, done: Done) -> Turn:
         outputs=done.outputs if done.outcome is Outcome.OK else (),
         reason=done.reason,
         duration_ms=done.duration_ms,
+        asked=job.parked_for if done.outcome is Outcome.PARKED else 0,
     )
 
 

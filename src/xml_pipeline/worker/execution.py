@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from xml_pipeline.envelope.model import Outcome, Output
 from xml_pipeline.llm.context import HandlerContext, handler_context
 from xml_pipeline.llm.model import Provider
+from xml_pipeline.message_bus.messages import HoldReply
 from xml_pipeline.organism.model import Listener, Organism
 from xml_pipeline.worker.child_ledger import LedgerAsks, RunLedger
 from xml_pipeline.worker.handler_api import HandlerMetadata
@@ -85,7 +86,7 @@ class Executor:
 
     def _context(self, listener: Listener, work: Run) -> HandlerContext:
         return HandlerContext(
-            ledger=RunLedger(self._asks, work.run),
+            ledger=RunLedger(self._asks, work.run, lambda denied: self._parked(work.run, denied)),
             provider=self._provider,
             llm=self._organism.llm,
             message_id=work.message_id,
@@ -108,6 +109,11 @@ class Executor:
             attempt=work.attempt,
             timeout=work.timeout,
         )
+
+    def _parked(self, run: int, denied: HoldReply) -> None:
+        running = self._running.get(run)
+        if running is not None:
+            self._stop(running, Outcome.PARKED, denied.reason or "no budget covers the call")
 
     def _time_is_up(self, running: _Running) -> None:
         self._stop(running, Outcome.TIMEOUT, f"not done after {running.work.timeout:g} s")

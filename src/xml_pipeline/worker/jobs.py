@@ -27,7 +27,10 @@ class Delivery:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One attempt of one message. All its deliveries are acked when its turn is confirmed."""
+    """One attempt of one message. All its deliveries are acked when its turn is confirmed.
+
+    `parked_for`: the tokens of a call that the ledger denied it so that it is to wait, 0 if none.
+    """
 
     listener: str
     assignment: Assignment
@@ -35,6 +38,7 @@ class Job:
     deaths: int = 0
     finished: bool = False
     killed: bool = False
+    parked_for: int = 0
 
     @property
     def key(self) -> JobKey:

@@ -14,6 +14,7 @@ from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldReques
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.parking import parks
 from xml_pipeline.worker.wire import LedgerAnswer, LedgerAsk
 
 log = structlog.get_logger(__name__)
@@ -86,12 +87,14 @@ class LedgerDesk:
             _answer(member, ask, error=f"{MOST_CALLS} calls are under way in this process")
         else:
             bound = request.model_copy(update={"message_id": job.assignment.message_id})
-            task = asyncio.get_running_loop().create_task(self._ask(member, calls, ask, bound))
+            task = asyncio.get_running_loop().create_task(self._ask(member, calls, job, ask, bound))
             calls.asking[request.call_id] = task
 
-    async def _ask(self, member: Member, calls: _Calls, ask: LedgerAsk, request: HoldRequest) -> None:
+    async def _ask(self, member: Member, calls: _Calls, job: Job, ask: LedgerAsk, request: HoldRequest) -> None:
         reply = await self._client.hold(request)
         calls.asking.pop(request.call_id, None)
+        if parks(reply):
+            job.parked_for = reply.asked
         if reply.state == "granted":
             expires_at = asyncio.get_running_loop().time() + request.lifetime
             calls.granted[request.call_id] = _Granted(request, reply, expires_at)

@@ -66,8 +66,9 @@ def slow_routers(ground: Ground, chance: Random) -> Iterator[Wire]:
 
 
 _SETTLED = """
-select h.call_id, h.message_id, h.granted_at, e.model, e.provider, e.prompt_tokens, e.completion_tokens, e.latency_ms
-from holds h join usage_events e using (call_id) where e.kind = 'measured' order by h.granted_at desc limit $1
+select call_id, message_id, granted_at, model, provider, prompt_tokens, completion_tokens,
+       latency_us / 1000.0 as latency_ms
+from usage_events where kind = 'measured' order by granted_at desc limit $1
 """
 
 

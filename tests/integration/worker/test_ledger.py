@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import pytest
 
@@ -60,6 +61,29 @@ async def test_a_denied_hold_is_an_error_in_the_handler(scene: Scene) -> None:
     turn = await scene.router.ask(asks())
     assert (turn.outcome, turn.reason) == (Outcome.ERROR, "BudgetExhausted: nothing left")
     assert not scene.ledger.settled
+
+
+def _parks(request: HoldRequest) -> HoldReply:
+    asked = request.prompt_bound + request.max_completion
+    return HoldReply(call_id=request.call_id, state="denied", reason="nothing left", at_limit="park", asked=asked)
+
+
+@pytest.mark.parametrize("way", ["alone", "together", "stubborn", "stubborn alone"])
+async def test_a_parked_message_ends_its_handler_whatever_that_catches(scene: Scene, way: str) -> None:
+    scene.ledger.decide = _parks
+    turn = await scene.router.ask(assignment("insists", f"<insists.ask><text>{way}</text></insists.ask>".encode()))
+    assert (turn.outcome, turn.reason, turn.outputs) == (Outcome.PARKED, "nothing left", ())
+    [size] = {hold.prompt_bound + hold.max_completion for hold in scene.ledger.held}
+    assert turn.asked == size
+    assert not scene.ledger.settled
+
+
+@pytest.mark.parametrize("at_limit", ["deny", "kill"])
+async def test_what_is_not_parked_is_an_error_in_the_handler(scene: Scene, at_limit: Literal["deny", "kill"]) -> None:
+    scene.ledger.decide = lambda request: _parks(request).model_copy(update={"at_limit": at_limit})
+    turn = await scene.router.ask(assignment("insists", b"<insists.ask><text>alone</text></insists.ask>"))
+    assert (turn.outcome, turn.asked) == (Outcome.OK, 0)
+    assert b"BudgetExhausted" in (turn.outputs[0].payload or b"")
 
 
 async def test_what_was_asked_for_in_vain_is_given_back(scene: Scene) -> None:

@@ -62,6 +62,12 @@ LISTENERS = """
   response_class: zoo.Told
   handler: zoo.asks
   description: completes
+- name: insists
+  agent: true
+  payload_class: zoo.Ask
+  response_class: zoo.Told
+  handler: zoo.insists
+  description: completes, and goes on whatever comes of it
 - name: looks
   payload_class: zoo.Ask
   response_class: zoo.Told
@@ -169,6 +175,22 @@ async def prints(payload: Ask, metadata: HandlerMetadata) -> None:
 async def asks(payload: Ask, metadata: HandlerMetadata) -> HandlerResponse:
     reply = await complete(payload.text)
     return HandlerResponse.respond(Told(text=reply.text))
+
+
+async def insists(payload: Ask, metadata: HandlerMetadata) -> HandlerResponse:
+    caught = ""
+    for way in payload.text.split():
+        try:
+            if way == "together":
+                await asyncio.gather(complete("a"), complete("b"), return_exceptions=True)
+            else:
+                await asyncio.wait_for(complete("a"), 10)
+        except asyncio.CancelledError:
+            if way != "stubborn":
+                raise
+        except Exception as error:
+            caught = repr(error)
+    return HandlerResponse.respond(Told(text=caught))
 
 
 async def looks(payload: Ask | Told | SystemError, metadata: HandlerMetadata) -> HandlerResponse:

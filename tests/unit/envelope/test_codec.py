@@ -42,15 +42,10 @@ outputs = st.one_of(
     st.builds(Output, st.just(Kind.RESPONSE), st.none(), payloads),
     st.builds(Output, st.sampled_from((Kind.REQUEST, Kind.RESPONSE)), st.none() | texts, st.none(), texts.filter(bool)),
 )
-turns = st.builds(
-    Turn,
-    st.uuids(),
-    st.uuids(),
-    counts,
-    st.sampled_from(Outcome),
-    st.lists(outputs, max_size=4).map(tuple),
-    st.none() | texts,
-    counts,
+about_turns = (st.lists(outputs, max_size=4).map(tuple), st.none() | texts, counts)
+ended = st.sampled_from([outcome for outcome in Outcome if outcome is not Outcome.PARKED])
+turns = st.builds(Turn, st.uuids(), st.uuids(), counts, ended, *about_turns) | st.builds(
+    Turn, st.uuids(), st.uuids(), counts, st.just(Outcome.PARKED), *about_turns, st.integers(1, 10**16 - 1)
 )
 envelopes = st.builds(Envelope, names, names, st.uuids(), payloads)
 assignments = st.builds(
@@ -169,6 +164,18 @@ def test_what_is_no_turn(old: bytes, new: bytes) -> None:
     assert old in data
     with pytest.raises(InvalidXml):
         decode_turn(data.replace(old, new, 1))
+
+
+def test_a_parked_turn_tells_what_it_waits_for() -> None:
+    turn = Turn(THREAD, THREAD, 1, Outcome.PARKED, reason="nothing left", asked=2**40)
+    assert decode_turn(encode_turn(turn)) == turn
+    assert b"asked" not in encode_turn(TURN)
+
+
+@pytest.mark.parametrize(("outcome", "asked"), [(Outcome.PARKED, 0), (Outcome.OK, 1)])
+def test_only_a_parked_turn_waits_and_only_for_something(outcome: Outcome, asked: int) -> None:
+    with pytest.raises(InvalidXml, match="asked"):
+        decode_turn(encode_turn(Turn(THREAD, THREAD, 1, outcome, asked=asked)))
 
 
 def test_reasons_never_fail() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
+from uuid import UUID
 
 Key = tuple[str, Hashable]
 Rows = Mapping[str, Mapping[Hashable, Any]]
@@ -92,13 +93,14 @@ class View:
 
 @dataclass(slots=True)
 class Database:
-    """What is committed, who holds which lock, and the clock that counts."""
+    """What is committed, who holds which lock, and the clock that counts. `strayed`: calls that never had a hold."""
 
     rows: Rows = field(default_factory=dict)
     locks: dict[Key, Transaction] = field(default_factory=dict)
     clock: float = 0.0
     sequence: int = 0
     changes: list[Change] = field(default_factory=list)
+    strayed: set[UUID] = field(default_factory=set)
 
     @property
     def now(self) -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from unittest.mock import patch
 from uuid import UUID
 
@@ -19,12 +19,15 @@ from tests.unit.routing_model.organism import MAX_TOKENS
 from tests.unit.routing_model.rows import Shortcut, Shortcuts
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.intake import LedgerMessage
-from xml_pipeline.ledger.model import Changes
+from xml_pipeline.ledger.model import Changes, Rules
 from xml_pipeline.llm.pricing import Prices
+from xml_pipeline.organism.budgets import Budgets
 from xml_pipeline.organism.model import Price
 from xml_pipeline.storage.database import Database as RealDatabase
 
 PRICING = Prices([Price("m", prompt=1, completion=2)]).cost
+# Two threads that spend all that they may have more than the organism has.
+RULES = Rules(MAX_TOKENS, Budgets(organism=MAX_TOKENS * 7 // 4))
 MOST_MESSAGES = 4
 MOST_TRIES = 20
 _CONFLICTS = (UniqueViolation, Deadlock, books.Conflict)
@@ -33,9 +36,10 @@ _CONFLICTS = (UniqueViolation, Deadlock, books.Conflict)
 @contextmanager
 def books_on_the_model() -> Iterator[None]:
     """Let `ledger.books` speak to the model's database."""
-    statements = ("lock_budgets_of", "settle_holds", "read_state")
-    replaced = {name: getattr(ledger_statements, name) for name in statements}
-    with patch.multiple(books, rows=ledger_statements, **replaced):
+    statements = ("lock_budgets_of", "settle_holds", "read_state", "read_periods")
+    replaced: dict[str, Any] = {name: getattr(ledger_statements, name) for name in statements}
+    replaced |= dict.fromkeys(("rows", "tree", "rollups"), ledger_statements)
+    with patch.multiple(books, **replaced):
         yield
 
 
@@ -61,14 +65,14 @@ class Ledger:
     async def sweep(self) -> None:
         """Book what nobody settled. In vain where somebody else was quicker: the next one does it."""
         try:
-            await books.sweep(self._books(), pricing=PRICING)
+            await books.sweep(self._books(), rules=RULES, pricing=PRICING)
         except _CONFLICTS:
             return
 
     async def _book(self, messages: Sequence[LedgerMessage]) -> Changes:
         for _ in range(MOST_TRIES):
             try:
-                return await books.book(self._books(), messages, max_tokens=MAX_TOKENS, pricing=PRICING)
+                return await books.book(self._books(), messages, rules=RULES, pricing=PRICING)
             except _CONFLICTS:
                 continue
         raise Broken("a batch of usage never gets through")

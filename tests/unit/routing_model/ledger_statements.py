@@ -1,4 +1,4 @@
-"""The statements of `storage.ledger` and `storage.ledger_settle` on the model's database: same names, same order.
+"""The ledger's statements of `storage` on the model's database: same names, same order.
 
 Each is one statement; what books of one thread belong together is for the callers to lock.
 """
@@ -6,26 +6,22 @@ Each is one statement; what books of one thread belong together is for the calle
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from tests.unit.routing_model.database import Transaction, View
 from tests.unit.routing_model.rows import Shortcut, Shortcuts
-from xml_pipeline.storage.ledger_rows import (
-    Booking,
-    Budget,
-    Handled,
-    Hold,
-    HoldState,
-    Kind,
-    Measured,
-    RollupKey,
-    Settled,
-    Settlement,
-    Sums,
-)
+from xml_pipeline.organism.budgets import Budgets
+from xml_pipeline.storage.budget_rows import Budget, organism_node, thread_node
+from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Measured, Settled
+from xml_pipeline.storage.ledger_settle import Settlement
 from xml_pipeline.storage.organism_state import OrganismState
+from xml_pipeline.storage.rollup_rows import LatencyKey, LatencySums, RollupKey, Sums, TagKey, TagSums, start_of
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SUMS = ("held", "prompt_tokens", "completion_tokens", "requests", "cost", "fired")
 
 
 @dataclass(slots=True, eq=False)
@@ -44,13 +40,18 @@ class LedgerTransaction(Transaction):
         return view if self.locking is None else self.locking
 
     async def lock_budgets(self, view: View, threads: Iterable[UUID]) -> dict[UUID, Budget]:
-        """In thread order."""
+        """The deepest first, those of one level by their ids."""
         if Shortcut.HOLDS_READ_WITH_THE_LOCK in self.shortcuts:
             self.locking = view
         if Shortcut.BUDGETS_WITHOUT_LOCK in self.shortcuts:
-            return view.pick("budget", threads)
-        known = view.pick("budget", sorted(threads))
-        return {id_: await self.lock(("budget", id_)) for id_ in known}
+            return _paths(view, threads)
+        known = sorted(_paths(view, threads).values(), key=lambda node: (-node.level, node.id))
+        return {node.id: await self.lock(("budget", node.id)) for node in known}
+
+
+def _paths(view: View, threads: Iterable[UUID]) -> dict[UUID, Budget]:
+    nodes: dict[UUID, Budget] = view.pick("budget", threads)
+    return nodes | view.pick("budget", {id_ for node in nodes.values() for id_ in node.ancestors})
 
 
 async def threads_of_calls(connection: LedgerTransaction, calls: Collection[UUID]) -> dict[UUID, UUID]:
@@ -70,11 +71,21 @@ async def read_handled(connection: LedgerTransaction, messages: Collection[UUID]
     }
 
 
-async def add_budgets(connection: LedgerTransaction, threads: Collection[UUID], max_tokens: int) -> None:
+async def add_thread_budgets(
+    connection: LedgerTransaction, threads: Collection[UUID], max_tokens: int, budgets: Budgets
+) -> None:
     if threads:
         await connection.statement("add budgets")
         for id_ in sorted(threads):
-            await connection.insert(("budget", id_), Budget(id_, max_tokens))
+            await connection.insert(("budget", id_), thread_node(id_, {}, max_tokens))
+        organism = organism_node(budgets.organism)
+        await connection.insert(("budget", organism.id), organism)
+
+
+async def add_agent_budgets(
+    connection: LedgerTransaction, locked: Mapping[UUID, Budget], wanted: object, limits: Mapping[str, int]
+) -> dict[UUID, Budget]:
+    return {}
 
 
 async def lock_budgets(connection: LedgerTransaction, threads: Collection[UUID]) -> dict[UUID, Budget]:
@@ -92,6 +103,10 @@ async def lock_budgets_of(connection: LedgerTransaction, calls: Iterable[UUID], 
 async def read_state(connection: LedgerTransaction) -> OrganismState:
     period, started = (await connection.statement("read the period")).get("state", 1) or (1, None)
     return OrganismState(None, period, started, connection.db.now)
+
+
+async def read_periods(connection: LedgerTransaction) -> tuple[tuple[int, datetime], ...]:
+    return tuple(sorted((await connection.statement("read the periods")).table("period").items())) or ((1, EPOCH),)
 
 
 async def read_holds(connection: LedgerTransaction, calls: Collection[UUID]) -> dict[UUID, Hold]:
@@ -119,13 +134,16 @@ async def move_holds(connection: LedgerTransaction, states: Mapping[UUID, HoldSt
     if states:
         view = await connection.statement("move holds")
         for call, state in states.items():
-            await _update(connection, view, "hold", call, state=state)
+            if state is HoldState.SETTLED:
+                await _delete(connection, "hold", call)
+            else:
+                await _update(connection, view, "hold", call, state=state)
 
 
-async def remove_bookings(connection: LedgerTransaction, calls: Collection[UUID]) -> None:
-    if calls:
+async def remove_bookings(connection: LedgerTransaction, bookings: Collection[Booking]) -> None:
+    if bookings:
         view = await connection.statement("remove bookings")
-        for call in view.pick("booking", calls):
+        for call in view.pick("booking", [booking.call_id for booking in bookings]):
             await connection.lock(("booking", call))
             connection.writes["booking", call] = None
 
@@ -144,14 +162,26 @@ async def save_budgets(connection: LedgerTransaction, budgets: Collection[Budget
     if budgets:
         view = await connection.statement("save budgets")
         for budget in budgets:
-            sums = {name: getattr(budget, name) for name in ("held", "prompt_tokens", "completion_tokens")}
-            await _update(connection, view, "budget", budget.thread_id, **sums)
+            sums = {name: getattr(budget, name) for name in _SUMS}
+            await _update(connection, view, "budget", budget.id, **sums)
 
 
 async def add_rollups(connection: LedgerTransaction, rollups: Mapping[RollupKey, Sums]) -> None:
     if rollups:
         await connection.statement("add rollups")
         await _add_rollups(connection, rollups)
+
+
+async def add_tag_rollups(connection: LedgerTransaction, rollups: Mapping[TagKey, TagSums]) -> None:
+    """No thread of the model has a tag."""
+
+
+async def add_latencies(connection: LedgerTransaction, rollups: Mapping[LatencyKey, LatencySums]) -> None:
+    """Not modelled: added as other rollups are."""
+
+
+async def add_prices(connection: LedgerTransaction, prices: Mapping[int, object]) -> None:
+    """Not modelled: they never change."""
 
 
 async def settle_holds(connection: LedgerTransaction, measured: Sequence[Measured], *, percent: int) -> Settlement:
@@ -167,7 +197,8 @@ async def settle_holds(connection: LedgerTransaction, measured: Sequence[Measure
     for booking in bookings:
         await _insert_booking(connection, booking)
         await _move_budget(connection, view, booking, freed[booking.call_id])
-        rollups.setdefault(_rollup_key(booking), Sums()).add(booking, 1)
+        for key in _rollup_keys(booking):
+            rollups.setdefault(key, Sums()).add(booking, 1)
     await _add_rollups(connection, rollups)
     return Settlement(settled, [])
 
@@ -179,20 +210,29 @@ async def _settle(connection: LedgerTransaction, view: View, event: Measured) ->
 
     keys = [("hold", event.call_id)]
     changed = await connection.update(view, keys, fits, lambda hold: replace(hold, state=HoldState.SETTLED))
+    for hold in changed:
+        connection.writes["hold", hold.call_id] = None
     return changed[0] if changed else None
+
+
+async def _delete(connection: LedgerTransaction, table: str, id_: UUID) -> None:
+    await connection.lock((table, id_))
+    connection.writes[table, id_] = None
 
 
 async def _move_budget(connection: LedgerTransaction, view: View, booking: Booking, freed: int) -> None:
     def moved(budget: Budget) -> Budget:
-        return Budget(
-            budget.thread_id,
-            budget.max_tokens,
-            budget.held - freed,
-            budget.prompt_tokens + booking.prompt_tokens,
-            budget.completion_tokens + booking.completion_tokens,
+        return replace(
+            budget,
+            held=budget.held - freed,
+            prompt_tokens=budget.prompt_tokens + booking.tokens.prompt_tokens,
+            completion_tokens=budget.completion_tokens + booking.tokens.completion_tokens,
+            requests=budget.requests + 1,
+            cost=budget.cost + booking.cost,
         )
 
-    await connection.update(view, [("budget", booking.thread_id)], lambda _: True, moved)
+    keys = [("budget", id_) for id_ in _paths(view, [booking.thread_id])]
+    await connection.update(view, keys, lambda _: True, moved)
 
 
 async def _insert_booking(connection: LedgerTransaction, booking: Booking) -> None:
@@ -204,10 +244,6 @@ async def _insert_booking(connection: LedgerTransaction, booking: Booking) -> No
 
 
 async def _add_booking(connection: LedgerTransaction, booking: Booking) -> bool:
-    if Shortcut.BOOKED_WITHOUT_CONFLICT in connection.shortcuts:
-        await connection.lock(("booking", booking.call_id))
-        connection.writes["booking", booking.call_id] = booking
-        return True
     return await connection.insert(("booking", booking.call_id), booking)
 
 
@@ -215,22 +251,18 @@ async def _add_rollups(connection: LedgerTransaction, rollups: Mapping[RollupKey
     for key in sorted(rollups):
         now: Sums = await connection.lock(("rollup", key)) or Sums()
         added = rollups[key]
-        connection.writes["rollup", key] = Sums(
-            now.requests + added.requests,
-            now.prompt_tokens + added.prompt_tokens,
-            now.completion_tokens + added.completion_tokens,
-            now.latency_ms + added.latency_ms,
-            now.cost + added.cost,
-        )
+        columns = {field.name: getattr(now, field.name) + getattr(added, field.name) for field in fields(Sums)}
+        connection.writes["rollup", key] = Sums(**columns)
 
 
 async def _update(connection: LedgerTransaction, view: View, table: str, id_: UUID, **values: Any) -> None:
     await connection.update(view, [(table, id_)], lambda _: True, lambda row: replace(row, **values))
 
 
-def _rollup_key(booking: Booking) -> RollupKey:
-    hour = booking.granted_at.replace(minute=0, second=0, microsecond=0)
-    return RollupKey(booking.period, hour, booking.agent_id, booking.model, booking.provider)
+def _rollup_keys(booking: Booking) -> list[RollupKey]:
+    named = (booking.agent_id, booking.model, booking.provider)
+    at = booking.granted_at
+    return [RollupKey(booking.period, grain, start_of(grain, at), *named) for grain in ("day", "hour")]
 
 
 def _booking(event: Measured, hold: Hold) -> Booking:
@@ -241,12 +273,12 @@ def _booking(event: Measured, hold: Hold) -> Booking:
         hold.agent_id,
         event.model,
         event.provider,
-        event.prompt_tokens,
-        event.completion_tokens,
-        event.latency_ms,
+        event.tokens,
+        event.latency_us,
         event.cost,
-        event.priced,
-        Kind.MEASURED,
+        event.uncached_cost,
+        event.price_id,
+        event.kind,
         hold.period,
         hold.granted_at,
     )

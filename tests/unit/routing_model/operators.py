@@ -14,7 +14,7 @@ from xml_pipeline.envelope.model import API, Envelope
 from xml_pipeline.routing.items import Inject
 from xml_pipeline.storage.routing_rows import ThreadRow
 
-_KILLED = {"state": "closed", "outcome": "killed"}
+_KILLED = {"state": "closed", "outcome": "killed", "parked_for": None}
 
 
 @dataclass(slots=True)
@@ -39,6 +39,15 @@ class Operator:
             left = sum(row.thread_id == thread and not row.taken for row in view.table("inbox").values())
             transaction.writes["thread", thread] = replace(view.get("thread", thread), open=left, status="killed")
 
+    async def top_up(self, budget: UUID, tokens: int) -> None:
+        """Give a budget more, whether by a top-up or by another limit."""
+        async with Transaction(self.db) as transaction:
+            view = await transaction.statement("top a budget up")
+            keys = [("budget", budget)]
+            await transaction.update(
+                view, keys, lambda _: True, lambda row: replace(row, max_tokens=row.max_tokens + tokens)
+            )
+
     async def pause(self, listener: str, paused: bool) -> None:
         """Stop or resume a listener."""
         async with Transaction(self.db) as transaction:
@@ -52,6 +61,7 @@ class Operator:
             await transaction.statement("begin a new period")
             period, _ = await transaction.lock(("state", 1)) or (1, None)
             transaction.writes["state", 1] = (period + 1, self.db.now)
+            transaction.writes["period", period + 1] = self.db.now
 
     # Dead letters
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from tests.support import routing as given
@@ -58,6 +59,8 @@ class Router:
             await self._publish_unconfirmed()
         if Shortcut.OVERDUE_FORGOTTEN not in self.shortcuts:
             await self._end_lost()
+        if Shortcut.PARKED_FORGOTTEN not in self.shortcuts:
+            await self._unpark()
         if Shortcut.RELEASE_ON_TURNS_ONLY not in self.shortcuts:
             await self._fill()
 
@@ -140,6 +143,11 @@ class Router:
     async def _drained(self, listener: str) -> bool:
         await step("look how much its queue holds", listener)
         return self.broker.depth(listener) == 0
+
+    async def _unpark(self) -> None:
+        with suppress(Deadlock):
+            async with Transaction(self.db) as transaction:
+                await ModelStore(transaction, self.shortcuts).unpark()
 
     async def _fill(self) -> None:
         try:

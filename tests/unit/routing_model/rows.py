@@ -8,6 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from tests.unit.routing_model.database import View
+from xml_pipeline.storage.budget_rows import Budget
 from xml_pipeline.storage.routing_rows import (
     CallRow,
     DeadLetterRow,
@@ -41,8 +42,10 @@ class Shortcut(StrEnum):
     INJECT_COUNTED_AS_MEANT = "a gateway counts what it was asked to insert, not what it inserted"
     HOLDS_READ_WITH_THE_LOCK = "holds and bookings are read in the statement that locks the budgets"
     BUDGETS_WITHOUT_LOCK = "budgets are read without their locks"
-    BOOKED_WITHOUT_CONFLICT = "usage is booked without asking whether the call is"
     SETTLED_IN_ANY_STATE = "the usual statement settles a hold that is not held"
+    PARKED_FORGOTTEN = "what is parked is never looked for again"
+    PARKED_IS_READY = "what is parked is released like all that is ready"
+    PARKED_IS_A_FAILURE = "an attempt that was parked is one of those that there are"
     USAGE_ACK_BEFORE_COMMIT = "a usage service acknowledges what it took before it has committed"
 
 
@@ -63,6 +66,8 @@ class Stored:
     sent: float = 0.0
     deadline: float = 0.0
     confirmed: bool = False
+    parked_for: int | None = None
+    parks: int = 0
 
     @property
     def mailbox(self) -> Mailbox:
@@ -71,7 +76,7 @@ class Stored:
 
     def is_due(self, clock: float) -> bool:
         """Whether it may go out, ready as it is."""
-        return self.due is None or self.due <= clock
+        return self.parked_for is None and (self.due is None or self.due <= clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,17 @@ def message_row(stored: Stored, clock: float) -> MessageRow:
         state=stored.state,
         attempt=stored.attempt,
         overdue=stored.state == "out" and stored.deadline < clock,
+        parks=stored.parks,
     )
+
+
+def has_room(view: View, stored: Stored) -> bool:
+    """Whether all budgets of a parked message's call have room for it."""
+    thread: Budget | None = view.get("budget", stored.new.thread_id)
+    if thread is None or stored.parked_for is None:
+        return True
+    path = (thread, *view.pick("budget", thread.ancestors).values())
+    return all(budget.spent + stored.parked_for <= budget.max_tokens for budget in path)
 
 
 def released(stored: Stored) -> Released:

@@ -17,6 +17,7 @@ from tests.unit.routing_model.rows import (
     Shortcuts,
     Stored,
     call_chain,
+    has_room,
     letter_row,
     message_row,
     messages_of,
@@ -33,6 +34,7 @@ from xml_pipeline.storage.routing_rows import (
     ListenerRow,
     Mailbox,
     NewMessage,
+    Parking,
     Postponement,
     Released,
     Room,
@@ -96,7 +98,7 @@ class ModelStore:
         def ended(stored: Stored) -> Stored:
             closing = by_id[stored.new.id]
             self.turned.add(stored.new.to_id)
-            return replace(stored, state="closed", outcome=closing.outcome, turn_id=closing.turn_id)
+            return replace(stored, state="closed", outcome=closing.outcome, turn_id=closing.turn_id, parked_for=None)
 
         keys = [("message", id_) for id_ in by_id]
         closed = await self.transaction.update(view, keys, lambda row: row.state in ("ready", "out"), ended)
@@ -119,6 +121,42 @@ class ModelStore:
         changed = await self.transaction.update(view, [("message", id_) for id_ in by_id], still_out, later)
         self.turned |= {stored.new.to_id for stored in changed}
         return self._meant(by_id, {stored.new.id for stored in changed})
+
+    async def park(self, parkings: Sequence[Parking]) -> set[UUID]:
+        if not parkings:
+            return set()
+        view = await self.transaction.statement("park")
+        by_id = {one.message_id: one for one in parkings}
+        fails = Shortcut.PARKED_IS_A_FAILURE in self.shortcuts
+
+        def still_out(stored: Stored) -> bool:
+            return stored.state == "out" and stored.attempt == by_id[stored.new.id].attempt
+
+        def parked(stored: Stored) -> Stored:
+            tokens = by_id[stored.new.id].tokens
+            return replace(stored, state="ready", parked_for=tokens, parks=stored.parks + (not fails))
+
+        changed = await self.transaction.update(view, [("message", id_) for id_ in by_id], still_out, parked)
+        self.turned |= {stored.new.to_id for stored in changed}
+        return self._meant(by_id, {stored.new.id for stored in changed})
+
+    async def unpark(self) -> None:
+        """Not of the routing transaction: one of its own."""
+        view = await self.transaction.statement("look for what is parked and has room")
+        found = [row for row in messages_of(view) if row.parked_for is not None and has_room(view, row)]
+        if not found:
+            return
+        await self.transaction.statement("lock the threads of what is parked")
+        for id_ in sorted({row.new.thread_id for row in found}):
+            await self._lock_row("thread", id_)
+        view = await self.transaction.statement("let what is parked go on")
+        keys = [("message", row.new.id) for row in found]
+        await self.transaction.update(
+            view,
+            keys,
+            lambda row: row.state == "ready" and row.parked_for is not None and has_room(view, row),
+            lambda row: replace(row, parked_for=None),
+        )
 
     async def give_back(self, message_ids: Sequence[UUID]) -> None:
         if not message_ids:
@@ -254,6 +292,8 @@ class ModelStore:
 
     def _picked(self, ready: Sequence[Stored], free: int) -> Sequence[Stored]:
         clock = self.transaction.db.clock
+        if Shortcut.PARKED_IS_READY in self.shortcuts:
+            return [stored for stored in ready if stored.parked_for or stored.is_due(clock)][:free]
         if Shortcut.RETRY_AT_ONCE in self.shortcuts:
             return ready[:free]
         if Shortcut.RETRY_HOLDS_ITS_PLACE in self.shortcuts:
@@ -303,7 +343,8 @@ class ModelStore:
 
 def _sent_out(stored: Stored, clock: float, timeout: float) -> Stored:
     attempt, deadline = stored.attempt + 1, clock + timeout
-    return replace(stored, state="out", attempt=attempt, due=None, sent=clock, deadline=deadline, confirmed=False)
+    gone = replace(stored, state="out", due=None, parked_for=None)
+    return replace(gone, attempt=attempt, sent=clock, deadline=deadline, confirmed=False)
 
 
 def _awaits_confirm(stored: Stored, sent: Sent) -> bool:

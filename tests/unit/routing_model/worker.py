@@ -40,12 +40,13 @@ class Provider:
 
 @dataclass(slots=True)
 class Worker:
-    """One process with one handler."""
+    """One process with one handler. `parked_for`: the tokens that no budget had for it, 0 where it goes on."""
 
     name: str
     broker: Broker
     chance: Chance
     provider: Provider
+    parked_for: int = 0
 
     async def handle(self, listener: str) -> None:
         """One assignment, whatever it is by now: a worker has no database."""
@@ -60,6 +61,9 @@ class Worker:
         well = True
         for _ in range(self.chance.pick((0, 0, 0, 1, 1, 2))):
             well = well and await self._complete(message)
+            if self.parked_for:
+                turn_id = self.provider.new_id("turn")
+                return Turn(turn_id, message.id, message.attempt, Outcome.PARKED, asked=self.parked_for)
         outcome = self.chance.pick((Outcome.OK,) * 4 + (Outcome.ERROR, Outcome.TIMEOUT)) if well else Outcome.ERROR
         outputs = self._outputs(message) if outcome is Outcome.OK else ()
         return Turn(self.provider.new_id("turn"), message.id, message.attempt, outcome, outputs)
@@ -95,6 +99,8 @@ class Worker:
             await self.broker.publish_until_confirmed(USAGE, HoldRelease(call_id=call))
             return False
         if reply.state != "granted" or reply.granted_at is None:
+            # Whether the configuration wants it so is all the same to everybody else.
+            self.parked_for = reply.asked if self.chance.happens(70) else 0
             return False
         return await self._call(asked, reply.granted_at)
 

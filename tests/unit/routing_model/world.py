@@ -16,7 +16,7 @@ from tests.unit.routing_model.ledger import Ledger, books_on_the_model
 from tests.unit.routing_model.operators import Operator
 from tests.unit.routing_model.organism import ORGANISM, THREADS, WINDOWS
 from tests.unit.routing_model.router import Router
-from tests.unit.routing_model.rows import Shortcuts, messages_of
+from tests.unit.routing_model.rows import Shortcuts, Stored, messages_of
 from tests.unit.routing_model.scheduler import Scheduler
 from tests.unit.routing_model.worker import Provider, Worker, usage_event
 from xml_pipeline.envelope.model import Outcome, Turn
@@ -86,7 +86,7 @@ class World:
         """The dullest move."""
 
     def _seldom(self) -> None:
-        usual = [self._crash] * 6 + [self._pause] * 2
+        usual = [self._crash] * 6 + [self._pause] * 2 + [self._top_up] * 3
         rare = [self._reset, self._purge, self._return, self._stray, self._forge, self._kill, self._delete]
         self.chance.pick([self._rest, *usual, *rare])()
 
@@ -137,6 +137,16 @@ class World:
     def _set_paused(self, name: str, paused: bool) -> None:
         what = "pause" if paused else "resume"
         self.scheduler.begin(self._new("gateway"), what, self._operator().pause(name, paused), name)
+
+    def _top_up(self) -> None:
+        if parked := self._parked():
+            self._top_up_one(self.chance.pick(parked).new.thread_id, self.chance.pick((10, 60)))
+
+    def _top_up_one(self, budget: UUID, tokens: int) -> None:
+        self.scheduler.begin(self._new("gateway"), "top up", self._operator().top_up(budget, tokens), budget)
+
+    def _parked(self) -> list[Stored]:
+        return [row for row in messages_of(self.db.view()) if row.parked_for is not None]
 
     def _reset(self) -> None:
         self.scheduler.begin(self._new("gateway"), "reset the usage", self._operator().reset_usage())
@@ -202,6 +212,7 @@ class World:
         if messages:
             call = self.provider.new_id("call")
             self.provider.without_hold[call] = used = Answered(3, 4)
+            self.db.strayed.add(call)
             for _ in range(2):
                 message = self.chance.pick(messages).new.id
                 self.broker.deliver(USAGE, usage_event(call, message, self.db.now, used))
@@ -236,6 +247,7 @@ class World:
     def _round(self) -> None:
         if again := self.clients.unanswered():
             self._accept(again)
+        self._make_room()
         self._drain()
         self._sweep()
         self.scheduler.complete()
@@ -243,6 +255,13 @@ class World:
         self._expire()
         self._drain()
         self.db.clock += TICKS[-1]
+
+    def _make_room(self) -> None:
+        """What is parked waits for ever otherwise."""
+        view = self.db.view()
+        for row in self._parked():
+            for budget in (row.new.thread_id, *view.get("budget", row.new.thread_id).ancestors):
+                self._top_up_one(budget, row.parked_for or 0)
 
     def _drain(self) -> None:
         while self.scheduler.tasks or not self.broker.idle:

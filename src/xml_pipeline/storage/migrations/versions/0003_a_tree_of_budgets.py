@@ -53,6 +53,8 @@ def downgrade() -> None:
     _set_aside()
     op.drop_index("ix_messages_parked", "messages")
     op.execute(_UNPARK)
+    _ready_index("state = 'ready'")
+    op.drop_column("messages", "parks")
     op.drop_column("messages", "parked_for")
     op.drop_column("threads", "tags")
     for table in _NEW:
@@ -87,7 +89,14 @@ def _created_at() -> sa.Column[object]:
 def _threads_and_messages() -> None:
     op.add_column("threads", sa.Column("tags", JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False))
     op.add_column("messages", sa.Column("parked_for", sa.BigInteger()))
+    op.add_column("messages", sa.Column("parks", sa.Integer(), server_default="0", nullable=False))
+    _ready_index("state = 'ready' and parked_for is null")
     op.create_index("ix_messages_parked", "messages", ["thread_id"], postgresql_where=sa.text("parked_for is not null"))
+
+
+def _ready_index(where: str) -> None:
+    op.drop_index("ix_messages_ready", "messages")
+    op.create_index("ix_messages_ready", "messages", ["to_id", "seq"], postgresql_where=sa.text(where))
 
 
 def _periods() -> None:
@@ -366,6 +375,7 @@ def _old_usage_rollups() -> None:
 # The organism's node has a fixed id; its limit is set by the usage service when it reads the configuration.
 _ORGANISM = "50c5b1d9-7c0f-5a57-8c0e-2f6f4f2a6d11"
 _DAY = "date_bin('1 day', granted_at, timestamptz '2000-01-01 00:00:00+00')"
+_BUCKET = "greatest(0, ceil(ln(cast(greatest(latency_us, 1) as float8) / 1000) / ln(cast(1.05 as float8))))"
 _HOUR = "date_bin('1 hour', granted_at, timestamptz '2000-01-01 00:00:00+00')"
 
 # Old prices are not known: a row that had one keeps its cost, and gets the price "before", of no rates.
@@ -401,7 +411,7 @@ _FILL = (
            sum(completion_tokens), coalesce(sum(latency_us), 0), sum(cost), sum(cost)
        from usage_events, (values ('hour'), ('day')) as grains (grain) group by 1, 2, 3, 4, 5, 6""",  # noqa: S608
     f"""insert into latency_rollups (day, model, provider, bucket, requests)
-       select {_DAY}, model, provider, greatest(0, ceil(ln(greatest(latency_us, 1) / 1000.0) / ln(1.05))), count(*)
+       select {_DAY}, model, provider, {_BUCKET}, count(*)
        from usage_events where latency_us is not null group by 1, 2, 3, 4""",  # noqa: S608
 )
 
