@@ -14,6 +14,8 @@ from xml_pipeline.health.health import Health
 from xml_pipeline.health.pulse import beat
 from xml_pipeline.health.watch import Watch
 from xml_pipeline.ledger.consumer import Bookkeeper, collect_rarely
+from xml_pipeline.ledger.upkeep import keep_up
+from xml_pipeline.ledger.webhook_sender import WebhookSender
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
@@ -87,6 +89,7 @@ class _Usage:
         self._stop = stop
         self._asked = asked
         self._health = health
+        self._webhooks = WebhookSender(db, organism.budgets.webhook, health)
         self._enough = asyncio.Event()
 
     async def run(self) -> None:
@@ -103,6 +106,7 @@ class _Usage:
                 await cancel_all([idle, *loops], self._db.cut)
         finally:
             await consumer.close()
+            await self._webhooks.close()
         log.info("usage_stopped", organism=self._organism.name, instance=self._instance)
 
     def _loops(self, consumer: Consumer) -> Sequence[Coroutine[None, None, None]]:
@@ -112,6 +116,8 @@ class _Usage:
             loop("usage", lambda: self._consume(consumer)),
             loop("heartbeat", lambda: _each_second(self._heartbeat)),
             loop("sweep", lambda: _each_second(self._sweep)),
+            loop("upkeep", lambda: keep_up(self._db)),
+            loop("webhooks", lambda: _each_second(self._tell)),
             loop("watch", lambda: _each_second(self._watch)),
             loop("health", Watch(self._health, lambda: self._bus.connected, self._db.ping).run),
         )
@@ -128,6 +134,9 @@ class _Usage:
 
     async def _sweep(self) -> None:
         await self._books.sweep()
+
+    async def _tell(self) -> None:
+        await self._webhooks.send_due()
 
     # What is asked of the whole organism
 
@@ -149,6 +158,7 @@ class _Usage:
             log.warning("configuration_refused", version=latest.version, error=str(error))
             return
         self._books.configure(self._organism)
+        self._webhooks.configure(self._organism.budgets.webhook)
         await set_limits(self._db, self._organism.budgets)
         log.info("configuration_changed", version=latest.version)
 
