@@ -17,11 +17,13 @@ from rich.text import Text
 from xml_pipeline.errors import InvalidOrganism, NotFound, XmlPipelineError
 from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
+from xml_pipeline.terminal.accounts import add_audit_command
 from xml_pipeline.terminal.arguments import payload_of, tags_of
 from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
+from xml_pipeline.terminal.reports import add_report_command
 from xml_pipeline.terminal.repricing import add_reprice_command
 
 if TYPE_CHECKING:
@@ -250,7 +252,9 @@ def usage(as_json: JsonOption = False) -> None:
 
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
+add_audit_command(app, out, ACCOUNTING)
 add_reprice_command(app, out, ACCOUNTING)
+add_report_command(app, out, ACCOUNTING)
 
 
 @app.command(rich_help_panel=WRITING)

@@ -347,6 +347,32 @@ class UsageRows:
         assert body["model"] == "some/model"
         assert {key: body[key] for key in SUMS} == dict.fromkeys(SUMS, 0)
 
+    def test_usage_over_time(self, target: Target) -> None:
+        body = target.get("/usage/timeseries", groupBy="agent")
+        assert body.keys() == {"step", "from", "to", "series"}
+        assert body["step"] == "hour"
+        length = datetime.fromisoformat(body["to"]) - datetime.fromisoformat(body["from"])
+        assert length == timedelta(hours=24)
+        for series in body["series"]:
+            assert len(series["points"]) == 24
+            assert all(point.keys() == SUMS | {"time"} for point in series["points"])
+
+    @pytest.mark.parametrize(
+        ("parameters", "code"),
+        [
+            ({"step": "minute"}, "invalid-step"),
+            ({"groupBy": "thread"}, "invalid-groupby"),
+            ({"groupBy": "tag", "agent": "greeter"}, "invalid-groupby"),
+            ({"from": "yesterday"}, "invalid-time"),
+            ({"from": "2026-01-02", "to": "2026-01-01"}, "invalid-range"),
+            ({"to": "9999-12-31T23:59:59"}, "invalid-range"),
+            ({"from": "2020-01-01", "to": "2026-01-01"}, "too-many-points"),
+        ],
+    )
+    def test_times_that_there_cannot_be(self, target: Target, parameters: dict[str, str], code: str) -> None:
+        answer = target.http.request("GET", f"{API}/usage/timeseries", params=parameters)
+        assert problem(answer, 400)["code"] == code
+
     def test_reset(self, target: Target) -> None:
         answer = target.post("/usage/reset")
         assert (answer.status_code, answer.json()) == (200, {"success": True})

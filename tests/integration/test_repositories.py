@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from xml_pipeline.organism.budgets import UNLIMITED
 from xml_pipeline.organism.model import Listener, Organism
 from xml_pipeline.storage import (
     audit,
@@ -238,34 +239,40 @@ async def test_sums_are_of_the_current_period(connection: AsyncConnection) -> No
     assert (await usage.totals(connection, agent="a")).requests == 4
     assert (await usage.totals(connection, model="m/1")).prompt_tokens == 10
     assert await usage.totals(connection, agent="nobody") == usage.Sums()
-    assert list(await usage.by_agent(connection)) == ["a", "b"]
-    assert {name: sums.total_tokens for name, sums in (await usage.by_model(connection)).items()} == {
-        "m/1": 15,
-        "m2": 3,
-    }
+    overview = await usage.overview(connection)
+    assert overview.totals == in_all
+    assert [(name, sums.total_tokens) for name, sums in overview.by_agent.items()] == [("a", 16), ("b", 2)]
+    assert [(name, sums.total_tokens) for name, sums in overview.by_model.items()] == [("m/1", 15), ("m2", 3)]
     assert await organism_state.reset_usage(connection, actor="someone") == 2
     assert await usage.totals(connection) == usage.Sums()
-    assert await usage.by_agent(connection) == {}
+    assert await usage.overview(connection) == usage.Overview(usage.Sums(), {}, {})
+
+
+async def test_what_is_expired_has_no_latency(connection: AsyncConnection) -> None:
+    await _rollup(connection, "a", "m", requests=3, expired=1, latency_us=100_000)
+    assert (await usage.totals(connection)).average_latency_ms == 50.0
 
 
 async def test_budgets_come_with_the_most_used_first(connection: AsyncConnection) -> None:
     made = {}
-    for name, limit, used in (("low", 100_000, 4_500), ("high", 100, 99), ("none", 50, 0)):
-        made[name] = uuid4()
-        id_ = made[name]
+    limits = {"unlimited": (UNLIMITED, 9_000), "low": (100_000, 4_500), "high": (100, 99), "none": (50, 0)}
+    for name, (limit, used) in limits.items():
+        made[name] = id_ = uuid4()
         row = {"id": id_, "level": 2, "thread_id": id_, "base_tokens": limit, "prompt_tokens": used}
         await connection.execute(insert(tables.budgets).values(row))
     assert [budget.thread_id for budget in await usage.list_budgets(connection)] == [
         made["high"],
         made["low"],
         made["none"],
+        made["unlimited"],
     ]
     assert len(await usage.list_budgets(connection, limit=1)) == 1
     assert await usage.get_budget(connection, made["low"]) == usage.ThreadBudget(
         made["low"], 100_000, 0, 4_500, 0, 0, 0
     )
     assert await usage.get_budget(connection, uuid4()) is None
-    assert await usage.count_budgets(connection) == 3
+    # The organism has one, too.
+    assert await usage.count_budgets(connection) == 4
 
 
 async def test_dead_letters(connection: AsyncConnection) -> None:

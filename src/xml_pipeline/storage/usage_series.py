@@ -18,12 +18,11 @@ Group = Literal["agent", "model", "provider", "tag"]
 OTHERS = "(others)"
 
 _COLUMNS = {"agent": "agent_id", "model": "model", "provider": "provider"}
+_DAY = "cast(start at time zone 'UTC' as date)"
 # Each is the condition of a partial index.
 _WITHIN = {
     "hour": "grain = 'hour' and start >= :start and start < :end",
-    "day": """grain = 'day' and cast(start at time zone 'UTC' as date)
-              between cast(cast(:start as timestamptz) at time zone 'UTC' as date)
-                  and cast((:end - interval '1 microsecond') at time zone 'UTC' as date)""",
+    "day": f"grain = 'day' and {_DAY} >= :start and {_DAY} < :end",
 }
 _ADDED = ("requests", "prompt_tokens", "completion_tokens", "latency_us", "timed", "cost")
 _SUMMED = ", ".join(f"sum({name})" for name in _ADDED)
@@ -47,7 +46,10 @@ class Wanted:
 
 async def series(connection: AsyncConnection, wanted: Wanted) -> dict[str | None, dict[datetime, Sums]]:
     """What was used in each step that has any, by key, those with the most tokens first; the key of all is None."""
-    parameters = {"start": wanted.start, "end": wanted.end, **wanted.filters}
+    ends: tuple[object, object] = (wanted.start, wanted.end)
+    if wanted.step == "day":
+        ends = wanted.start.date(), wanted.end.date()
+    parameters = {"start": ends[0], "end": ends[1], **wanted.filters}
     if wanted.group is not None:
         parameters |= {"most": wanted.most, "others": OTHERS}
     found: dict[str | None, dict[datetime, Sums]] = {}
@@ -81,7 +83,7 @@ def _by_column(column: str, where: str) -> str:
 def _by_tag(where: str) -> str:
     # Tags have no latencies.
     return f"""
-        select b.tag_key || '=' || b.tag_value, start, requests, prompt, completion, 0, 0, r.cost
+        select b.tag_key || '=' || b.tag_value, start, r.requests, prompt, completion, 0, 0, r.cost
         from (
             select tag_id, start, sum(requests) as requests, sum(prompt_tokens) as prompt,
                 sum(completion_tokens) as completion, sum(cost) as cost
