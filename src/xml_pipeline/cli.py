@@ -17,11 +17,15 @@ from rich.text import Text
 from xml_pipeline.errors import InvalidOrganism, NotFound, XmlPipelineError
 from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
-from xml_pipeline.terminal.arguments import payload_of
+from xml_pipeline.terminal.accounts import add_audit_command
+from xml_pipeline.terminal.arguments import payload_of, tags_of
+from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
 from xml_pipeline.terminal.reports import add_report_command
+from xml_pipeline.terminal.repricing import add_reprice_command
+from xml_pipeline.terminal.usage_archive import add_usage_commands
 
 if TYPE_CHECKING:
     from xml_pipeline.runtime import Runtime
@@ -45,7 +49,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
 OffsetOption = Annotated[int, typer.Option(min=0, help="How many to skip.")]
 RUNNING, WRITING, TALKING = "Run", "Write", "Talk and look (ORGANISM_URL)"
-COUNTING = "Count (ORGANISM_DATABASE_URL)"
+ACCOUNTING = "Account (ORGANISM_DATABASE_URL)"
 
 
 def main() -> None:
@@ -157,6 +161,9 @@ def inject(
     thread: Annotated[str | None, typer.Option(help="The thread to go on with; else a new one.")] = None,
     wait: Annotated[float | None, typer.Option(min=0, help="Wait so many seconds for the answer.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key is accepted once.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, for a thread that begins: what it is counted under.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send a message to a listener.
@@ -164,7 +171,8 @@ def inject(
     Exits with 1 when no answer came in time, or the answer is an error.
     """
     payload = payload_of(fields or [], json_payload)
-    answer = client_of_environment().inject(target, payload, thread=thread, key=key, wait=wait)
+    tags = tags_of(tag) if tag else None
+    answer = client_of_environment().inject(target, payload, thread=thread, key=key, wait=wait, tags=tags)
     reply = answer.get("reply")
     if as_json:
         views.print_json(out, answer)
@@ -236,15 +244,12 @@ def agents(as_json: JsonOption = False) -> None:
     _show(answer, views.agents_view(answer), as_json)
 
 
-@app.command(rich_help_panel=TALKING)
-def usage(as_json: JsonOption = False) -> None:
-    """Tokens and cost, by agent and by model."""
-    answer = client_of_environment().get("/usage")
-    _show(answer, views.usage_view(answer), as_json)
-
-
 add_letter_commands(app, out, TALKING)
-add_report_command(app, out, COUNTING)
+add_budget_commands(app, out, TALKING)
+add_audit_command(app, out, ACCOUNTING)
+add_usage_commands(app, out, TALKING)
+add_reprice_command(app, out, ACCOUNTING)
+add_report_command(app, out, ACCOUNTING)
 
 
 @app.command(rich_help_panel=WRITING)

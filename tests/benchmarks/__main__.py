@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import uvloop
 
-from tests.benchmarks import bus, reports, turns, usage, xml
+from tests.benchmarks import bus, ingestion, reports, turns, usage, xml
 from tests.benchmarks.figures import machine
 from tests.support.broker import start_broker
 from tests.support.postgres_server import binaries
@@ -26,6 +26,7 @@ def main() -> None:
         _part("RabbitMQ, one way", lambda: bus.run(broker.amqp_url))
         _part("Turns, all services", lambda: uvloop.run(turns.run(broker.amqp_url)))
         _part("Usage into PostgreSQL", usage.run)
+        _part("Usage through RabbitMQ", lambda: ingestion.run(broker.amqp_url))
         _part(f"Reports and usage API on {reports.size():,} calls of 30 days", reports.run)
     finally:
         broker.close()

@@ -79,9 +79,9 @@ async def figures(url: str, size: int = SIZE) -> list[Figure]:
     try:
         for _ in range(RUNS):
             await _empty(raw)
-            events = await _granted(db, chance, size)
-            booked.append(await _book(db, events))
-            copied.append(await _copy(raw))
+            events = await granted(db, chance, size)
+            booked.append(await book(db, events))
+            copied.append(await copy(raw))
     finally:
         await raw.close()
         await db.close()
@@ -98,10 +98,15 @@ async def figures(url: str, size: int = SIZE) -> list[Figure]:
 async def _empty(raw: asyncpg.Connection) -> None:
     await raw.execute("truncate threads, holds, usage_events, usage_rollups, latency_rollups, prices cascade")
     await raw.execute("delete from budgets where level > 0; update budgets set held = 0")
+    await empty_copy(raw)
+
+
+async def empty_copy(raw: asyncpg.Connection) -> None:
+    """A table like that of the events, with nothing in it."""
     await raw.execute("drop table if exists copied; create table copied (like usage_events including all)")
 
 
-async def _granted(db: Database, chance: random.Random, size: int) -> list[bytes]:
+async def granted(db: Database, chance: random.Random, size: int) -> list[bytes]:
     """Grant `size` holds, and return the events that settle them."""
     threads = [UUID(int=chance.getrandbits(128)) for _ in range(THREADS)]
     holds = [_hold(chance, threads) for _ in range(size)]
@@ -113,7 +118,7 @@ async def _granted(db: Database, chance: random.Random, size: int) -> list[bytes
             text(
                 """
                 update budgets set held = sums.held
-                from (select thread_id, sum(prompt_bound + max_completion) as held from holds
+                from (select thread_id, sum(prompt_bound + cast(max_completion as bigint)) as held from holds
                       group by grouping sets ((thread_id), ())) as sums
                 where budgets.id = sums.thread_id or (budgets.level = 0 and sums.thread_id is null)
                 """
@@ -126,7 +131,8 @@ async def _granted(db: Database, chance: random.Random, size: int) -> list[bytes
 
 def _hold(chance: random.Random, threads: Sequence[UUID]) -> Hold:
     provider, model = chance.choice(MODELS)
-    now = datetime.now(UTC) - timedelta(seconds=chance.randrange(86_400))
+    # As usage comes: of calls that were granted within the last minutes.
+    now = datetime.now(UTC) - timedelta(seconds=chance.randrange(300))
     return Hold(
         call_id=UUID(int=chance.getrandbits(128)),
         message_id=UUID(int=chance.getrandbits(128)),
@@ -157,7 +163,8 @@ def _event(chance: random.Random, hold: Hold) -> bytes:
     return event.model_dump_json().encode()
 
 
-async def _book(db: Database, events: Sequence[bytes]) -> float:
+async def book(db: Database, events: Sequence[bytes]) -> float:
+    """Seconds to parse and book these events."""
     started = time.perf_counter()
     for start in range(0, len(events), BATCH):
         batch = [parse_ledger_message(event) for event in events[start : start + BATCH]]
@@ -165,7 +172,8 @@ async def _book(db: Database, events: Sequence[bytes]) -> float:
     return time.perf_counter() - started
 
 
-async def _copy(raw: asyncpg.Connection) -> float:
+async def copy(raw: asyncpg.Connection) -> float:
+    """Seconds to COPY all events once more."""
     columns = ", ".join(_COPIED)
     records = [tuple(record) for record in await raw.fetch(f"select {columns} from usage_events")]  # noqa: S608
     started = time.perf_counter()

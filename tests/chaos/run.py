@@ -23,6 +23,8 @@ from tests.chaos.ground import Ground, make_organism, queues_of
 from tests.support.broker import unique_organism
 from tests.support.fleet import ROOT, Fleet
 from tests.support.processes import end, spawn, tail
+from xml_pipeline.audit.closing import close_books
+from xml_pipeline.storage.database import Database
 
 DRAIN_SECONDS = 150.0
 BEFORE_SECONDS = 4.0
@@ -241,7 +243,7 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
     queues, crashes = queues_of(stage.organism), stage.crew.crashes
     facts = read_facts_now(stage.database_url, stage.amqp_url, queues, load.history, answered, crashes)
     verdict = check(facts, fault.allowed)
-    verdict.off += stage.shortcomings
+    verdict.off += [*stage.shortcomings, *asyncio.run(_audited(stage.database_url))]
     (stage.folder / "expired.txt").write_text("".join(f"{line}\n" for line in verdict.expired_rows))
     return Report(
         fault=fault.name,
@@ -257,6 +259,20 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
         rate=load.rate,
         notes=stage.notes,
     )
+
+
+async def _audited(database_url: str) -> list[str]:
+    """What differs when the books are closed."""
+    db = Database.connect(database_url, pool_size=1, application_name="chaos-audit", command_timeout=None)
+    try:
+        audit = await close_books(db)
+    finally:
+        await db.close()
+    return [
+        f"audit: {one.check}: {one.key}: {one.expected} expected, {one.found} found"
+        for finding in audit.findings
+        for one in finding.first
+    ]
 
 
 def failed(fault: Fault, seed: int, rate: float, reason: str) -> Report:

@@ -267,7 +267,9 @@ async def test_budgets_come_with_the_most_used_first(connection: AsyncConnection
         made["unlimited"],
     ]
     assert len(await usage.list_budgets(connection, limit=1)) == 1
-    assert await usage.get_budget(connection, made["low"]) == usage.Budget(made["low"], 100_000, 0, 4_500, 0)
+    assert await usage.get_budget(connection, made["low"]) == usage.ThreadBudget(
+        made["low"], 100_000, 0, 4_500, 0, 0, 0
+    )
     assert await usage.get_budget(connection, uuid4()) is None
     # The organism has one, too.
     assert await usage.count_budgets(connection) == 4

@@ -77,6 +77,15 @@ class BudgetRegistry:
             self._keep(after)
             return after
 
+    def top_up(self, thread_id: str, tokens: int, *, most: int) -> ThreadBudget:
+        """Raise a thread's limit by `tokens`, to `most` at most; its budget as it is then."""
+        with self._lock:
+            before = self._get_or_default(thread_id)
+            limit = max(before.max_tokens, min(most, before.max_tokens + tokens))
+            after = ThreadBudget(before.thread_id, limit, before.prompt_tokens, before.completion_tokens)
+            self._keep(after)
+            return after
+
     def has_budget(self, thread_id: str) -> bool:
         """Whether the thread has a budget; creates none."""
         return self.budget(thread_id) is not None

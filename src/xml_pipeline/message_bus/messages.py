@@ -84,7 +84,7 @@ ledger_message: TypeAdapter[HoldRequest | UsageEvent | HoldRelease] = TypeAdapte
 class ControlHint(_Message):
     """A hint on the control exchange; the truth is a row in PostgreSQL. Workers hear of `stop` and `kill` only here."""
 
-    kind: Literal["pause", "resume", "kill", "reload", "stop"]
+    kind: Literal["pause", "resume", "kill", "reload", "stop", "top-up"]
     name: str | None = None
     thread_id: UUID | None = None
     config_version: int | None = None

@@ -10,7 +10,7 @@ from xml_pipeline.errors import Fault, InvalidOrganism
 from xml_pipeline.organism.document import Document
 from xml_pipeline.organism.doubts import responses_not_taken
 from xml_pipeline.organism.imports import fresh_imports
-from xml_pipeline.organism.model import Organism
+from xml_pipeline.organism.model import Organism, Price
 from xml_pipeline.organism.resolve import Resolution
 from xml_pipeline.organism.sections import ListenerSection, Sections, read_sections
 
@@ -39,6 +39,20 @@ def load_with_warnings(path: Path) -> Loaded:
 def parse_organism(text: str, folder: Path, *, label: str = DEFAULT_LABEL) -> Organism:
     """Make the organism that `text` describes, with modules from `folder`, freshly imported; raise InvalidOrganism."""
     return _parse(text, folder, label).organism
+
+
+def load_prices(path: Path) -> tuple[Price, ...]:
+    """The prices in a file; nothing that it names is imported. Raises InvalidOrganism with every fault."""
+    return parse_prices(_read(path), label=str(path))
+
+
+def parse_prices(text: str, *, label: str = DEFAULT_LABEL) -> tuple[Price, ...]:
+    """The prices in the text of a file, as `load_prices` reads them."""
+    document = Document(text, label)
+    sections = read_sections(document)
+    if document.faults:
+        raise InvalidOrganism(sorted(document.faults, key=_line))
+    return sections.prices
 
 
 def _read(path: Path) -> str:

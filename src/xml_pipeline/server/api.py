@@ -11,10 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from xml_pipeline.errors import XmlPipelineError
-from xml_pipeline.server import models
+from xml_pipeline.server import budget_models, models
 from xml_pipeline.server.looking.view import StateView
 from xml_pipeline.server.models import AgentState
 from xml_pipeline.server.parameters import (
+    TOP_UP_BODY,
     AgentFilter,
     KeyParameter,
     LetterQueryParameter,
@@ -22,9 +23,11 @@ from xml_pipeline.server.parameters import (
     PageParameter,
     SeriesQueryParameter,
     ThreadQueryParameter,
+    TopUpParameter,
     WaitParameter,
 )
 from xml_pipeline.server.problems import (
+    BUDGET_EXHAUSTED,
     RETRY_AFTER_SECONDS,
     Problem,
     problem_of,
@@ -87,6 +90,7 @@ def create_router(state: ServerState | OrganismView) -> APIRouter:
     _agent_routes(router, view)
     _agent_steering(router, view)
     _capability_routes(router, view)
+    _budget_routes(router, view)
     _usage_routes(router, view)
     _series_routes(router, view)
     _letter_routes(router, view)
@@ -234,14 +238,14 @@ def _message_routes(router: APIRouter, view: OrganismView) -> None:
         f"{PREFIX}/inject",
         tags=["messages"],
         response_model_exclude_none=True,
-        responses=problem_responses(400, 409, 413, 422, 429),
+        responses=problem_responses(400, 409, 413, 422, 429) | BUDGET_EXHAUSTED,
     )
     async def inject(
         request: models.InjectRequest, response: Response, key: KeyParameter, wait: WaitParameter
     ) -> models.InjectAnswer:
         if wait:
             response.headers["Preference-Applied"] = f"wait={wait:.0f}"
-        return await view.inject(Inject(request.to, request.payload, request.thread_id, key, wait))
+        return await view.inject(Inject(request.to, request.payload, request.thread_id, key, wait, request.tags))
 
     @router.get(f"{PREFIX}/messages", tags=["messages"], responses=problem_responses(422))
     async def messages(page: PageParameter, agent: AgentFilter = None) -> models.MessagePage:
@@ -249,21 +253,46 @@ def _message_routes(router: APIRouter, view: OrganismView) -> None:
         return models.MessagePage(messages=listed, count=len(listed), total=total, offset=page.offset, limit=page.limit)
 
 
-def _usage_routes(router: APIRouter, view: OrganismView) -> None:
-    @router.get(f"{PREFIX}/usage", tags=["usage"])
-    async def usage() -> models.UsageAnswer:
-        return models.UsageAnswer(usage=await view.usage.overview())
-
+def _budget_routes(router: APIRouter, view: OrganismView) -> None:
     @router.get(f"{PREFIX}/usage/threads", tags=["usage"])
     async def budgets() -> models.ThreadBudgets:
         return await view.usage.budgets()
 
-    @router.get(f"{PREFIX}/usage/threads/{{thread_id}}", tags=["usage"], responses=problem_responses(404))
-    async def budget(thread_id: Name) -> models.ThreadBudget:
+    @router.get(
+        f"{PREFIX}/usage/threads/{{thread_id}}",
+        tags=["usage"],
+        response_model_exclude_unset=True,
+        responses=problem_responses(404),
+    )
+    async def budget(thread_id: Name) -> budget_models.ThreadBudgetDetail:
         found = await view.usage.budget(thread_id)
         if found is None:
             raise Problem(404, "no-budget", f"thread {thread_id!r} has no budget yet")
         return found
+
+    @router.post(
+        f"{PREFIX}/usage/threads/{{thread_id}}/top-up",
+        tags=["usage"],
+        response_model_exclude_unset=True,
+        responses=problem_responses(400, 404, 409, 422),
+        openapi_extra=TOP_UP_BODY,
+    )
+    async def top_up(thread_id: Name, request: TopUpParameter, key: KeyParameter) -> budget_models.ThreadBudgetDetail:
+        """Give a thread more tokens; what is parked for want of them goes on."""
+        budget = await view.usage.top_up(thread_id, request.tokens, key)
+        if budget is None:
+            raise unknown_thread(thread_id)
+        return budget
+
+    @router.get(f"{PREFIX}/usage/budgets", tags=["usage"])
+    async def shared_budgets() -> budget_models.SharedBudgets:
+        return await view.usage.shared_budgets()
+
+
+def _usage_routes(router: APIRouter, view: OrganismView) -> None:
+    @router.get(f"{PREFIX}/usage", tags=["usage"])
+    async def usage() -> models.UsageAnswer:
+        return models.UsageAnswer(usage=await view.usage.overview())
 
     @router.get(f"{PREFIX}/usage/agents/{{agent_id}}", tags=["usage"])
     async def agent_usage(agent_id: Name) -> models.AgentUsage:

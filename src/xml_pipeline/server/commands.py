@@ -84,12 +84,13 @@ class AllCommands:
                     "to": command.get("to"),
                     "payload": command.get("payload"),
                     "thread_id": command.get("thread_id", command.get("threadId")),
+                    "tags": command.get("tags"),
                 }
             )
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             raise BadCommand("; ".join(faults)) from None
-        accepted = await self._view.inject(Inject(asked.to, asked.payload, asked.thread_id))
+        accepted = await self._view.inject(Inject(asked.to, asked.payload, asked.thread_id, tags=asked.tags))
         return {"event": "injected", "thread_id": accepted.thread_id, "message_id": accepted.message_id}
 
 

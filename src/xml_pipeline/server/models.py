@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from xml_pipeline.organism.model import DEFAULT_MAX_TOKENS, DEFAULT_PORT
+from xml_pipeline.server.tags import Tags
 
 
 class ApiModel(BaseModel):
@@ -76,6 +77,7 @@ class ThreadInfo(ApiModel):
     created_at: datetime | None = None
     last_activity: datetime | None = None
     error: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
 
 
 class MessageInfo(ApiModel):
@@ -227,11 +229,12 @@ class ReloadAnswer(Success):
 
 
 class InjectRequest(ApiModel):
-    """A message from outside to a listener."""
+    """A message from outside to a listener. `tags` are what its thread is counted under; they never change."""
 
     to: str = Field(min_length=1, max_length=200)
     payload: dict[str, Any]
     thread_id: str | None = Field(default=None, min_length=1, max_length=200)
+    tags: Tags | None = None
 
 
 class InjectAnswer(ApiModel):
@@ -374,14 +377,20 @@ class ProblemInfo(ApiModel):
 
 def budget_of(thread_id: str, max_tokens: int, prompt_tokens: int, completion_tokens: int) -> ThreadBudget:
     """A budget with everything that follows from its three numbers."""
-    total = prompt_tokens + completion_tokens
     return ThreadBudget(
         thread_id=thread_id,
-        max_tokens=max_tokens,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        total_tokens=total,
-        remaining=max(0, max_tokens - total),
-        percent_used=round(100.0 * total / max_tokens, 1) if max_tokens else 100.0,
-        is_exhausted=total >= max_tokens,
+        **use_of(max_tokens, prompt_tokens + completion_tokens),
     )
+
+
+def use_of(max_tokens: int, total: int) -> dict[str, Any]:
+    """What follows from a limit and what is used of it."""
+    return {
+        "max_tokens": max_tokens,
+        "total_tokens": total,
+        "remaining": max(0, max_tokens - total),
+        "percent_used": round(100.0 * total / max_tokens, 1) if max_tokens else 100.0,
+        "is_exhausted": total >= max_tokens,
+    }

@@ -10,9 +10,11 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Header, Path, Query
+from fastapi import Depends, Header, Path, Query, Request
+from pydantic import ValidationError
 
 from xml_pipeline.errors import Fault
+from xml_pipeline.server.budget_models import TopUpRequest
 from xml_pipeline.server.models import ThreadStatus
 from xml_pipeline.server.problems import Problem
 from xml_pipeline.server.usage_series import (
@@ -30,6 +32,7 @@ from xml_pipeline.server.view import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Lette
 MAX_WAIT_SECONDS = 60.0
 _MAX_KEY = 255
 _WAIT = re.compile(r'\s*wait\s*=\s*"?(\d+)"?\s*(?:;.*)?', re.IGNORECASE)
+_TOP_UP_SCHEMA = TopUpRequest.model_json_schema()
 _Choice = TypeVar("_Choice", bound=str)
 _STATUSES = [status.value for status in ThreadStatus]
 
@@ -128,6 +131,16 @@ async def idempotency_key(
     return value or None
 
 
+async def top_up_request(request: Request) -> TopUpRequest:
+    """The body of a top-up. Whatever is wrong with it is 400: what its key stands for is another matter, and 422."""
+    try:
+        return TopUpRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        what = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, what["loc"])) or "body"
+        raise Problem(400, "invalid-top-up", f"{place}: {what['msg']}") from None
+
+
 async def wait_seconds(
     prefer: Annotated[
         list[str] | None, Header(alias="Prefer", description="wait=N: answer with what comes back, N <= 60 seconds")
@@ -168,6 +181,8 @@ ThreadQueryParameter = Annotated[ThreadQuery, Depends(thread_query)]
 LetterQueryParameter = Annotated[LetterQuery, Depends(letter_query)]
 SeriesQueryParameter = Annotated[SeriesQuery, Depends(series_query)]
 KeyParameter = Annotated[str | None, Depends(idempotency_key)]
+TopUpParameter = Annotated[TopUpRequest, Depends(top_up_request)]
+TOP_UP_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _TOP_UP_SCHEMA}}}}
 WaitParameter = Annotated[float, Depends(wait_seconds)]
 AgentFilter = Annotated[str | None, Query(description="sender or recipient")]
 Name = Annotated[str, Path()]

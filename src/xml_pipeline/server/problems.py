@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from xml_pipeline.errors import Fault, InvalidInput, InvalidPayload, NotFound, Refused, Unavailable, XmlPipelineError
+from xml_pipeline.server.budget_models import BudgetProblem
 from xml_pipeline.server.models import ProblemInfo
 
 log = structlog.get_logger(__name__)
@@ -128,6 +129,12 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"model": ProblemInfo, "description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {}}}
         for status in statuses
     }
+
+
+# What the answer to an inject is when nothing is left to be spent.
+BUDGET_EXHAUSTED: dict[int | str, dict[str, Any]] = {
+    402: {"model": BudgetProblem, "description": HTTPStatus(402).phrase, "content": {MEDIA_TYPE: {}}}
+}
 
 
 def _from_http(error: StarletteHTTPException) -> Problem:

@@ -31,6 +31,27 @@ def thread_killed(thread_id: str) -> Problem:
     return Problem(409, "thread-killed", f"thread {thread_id} was killed")
 
 
+def budget_exhausted(scope: str, name: str, max_tokens: int, spent: int, thread_id: str | None) -> Problem:
+    """Nothing is left to be spent. `scope` is organism, tag or thread; `thread_id` None: the thread had not begun."""
+    whose = {"organism": "the organism", "tag": f"tag {name}"}.get(scope, f"thread {name}")
+    left = max(0, max_tokens - spent)
+    members = {
+        "scope": scope,
+        "name": name,
+        "maxTokens": max_tokens,
+        "totalTokens": spent,
+        "remaining": left,
+        "threadId": thread_id,
+    }
+    text = f"the budget of {whose} is exhausted: {spent} of {max_tokens} tokens are used, {left} are left"
+    return Problem(402, "budget-exhausted", text, members=members)
+
+
+def tags_differ(thread_id: str) -> Problem:
+    """A thread has the tags that it began with."""
+    return Problem(409, "tags-differ", f"thread {thread_id} has other tags; leave them out to go on with it")
+
+
 def unknown_letter(letter_id: str) -> Problem:
     """No dead letter has that id."""
     return Problem(404, "unknown-dead-letter", f"unknown dead letter: {letter_id!r}")

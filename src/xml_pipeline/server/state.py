@@ -274,17 +274,20 @@ class ServerState:
         payload: object,
         message_id: str | None = None,
         *,
+        tags: Mapping[str, str] | None = None,
         revive: bool = False,
     ) -> str:
         """The same, for callers that are no coroutines; an id that is logged already changes nothing.
 
-        `revive` makes a thread that has ended active again.
+        `tags` are for a thread that begins; `revive` makes one that has ended active again.
         """
         now = _now()
         with self._lock:
             if message_id is not None and message_id in self._ids:
                 return message_id
             thread, created = self._thread(thread_id, now)
+            if created:
+                thread.tags.update(tags or {})
             if revive and thread.status is not ThreadStatus.KILLED:
                 thread.status, thread.error = ThreadStatus.ACTIVE, None
             message = MessageInfo(

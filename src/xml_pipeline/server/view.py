@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from xml_pipeline.server import models
+from xml_pipeline.server import budget_models, models
 from xml_pipeline.server.feed import Hub
 from xml_pipeline.server.usage_series import SeriesQuery, UsageSeriesAnswer
 
@@ -46,13 +46,17 @@ class LetterQuery:
 
 @dataclass(frozen=True, slots=True)
 class Inject:
-    """One inject as it was asked for; `wait` is how many seconds the caller waits for what comes back."""
+    """One inject as it was asked for; `wait` is how many seconds the caller waits for what comes back.
+
+    `tags` are for a thread that begins; None where the caller says nothing of them.
+    """
 
     to: str
     payload: Mapping[str, Any]
     thread_id: str | None = None
     key: str | None = None
     wait: float = 0.0
+    tags: Mapping[str, str] | None = None
 
 
 class UsageStore(Protocol):
@@ -78,8 +82,16 @@ class UsageStore(Protocol):
         """Every thread's budget, the highest share used first."""
         ...
 
-    async def budget(self, thread_id: str) -> models.ThreadBudget | None:
+    async def budget(self, thread_id: str) -> budget_models.ThreadBudgetDetail | None:
         """One thread's budget, None where it has none yet."""
+        ...
+
+    async def shared_budgets(self) -> budget_models.SharedBudgets:
+        """What the organism and tags may spend."""
+        ...
+
+    async def top_up(self, thread_id: str, tokens: int, key: str | None) -> budget_models.ThreadBudgetDetail | None:
+        """Add to a thread's budget, once for each key; None for an unknown thread. Refusals are Problems."""
         ...
 
     async def reset(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ _COLUMNS = (
     threads.c.created_at,
     threads.c.last_activity,
     threads.c.error,
+    threads.c.tags,
 )
 # What is accepted and not yet taken counts as well.
 _PENDING = (
@@ -47,6 +48,7 @@ class ThreadRecord:
     created_at: datetime
     last_activity: datetime
     error: str | None
+    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +135,5 @@ def _wanted(status: str | None, agent: str | None, since: datetime | None) -> li
 
 
 def _record(row: Sequence[Any]) -> ThreadRecord:
-    id_, status, participants, slots, created_at, last_activity, error = row
-    return ThreadRecord(id_, status, tuple(participants), slots, created_at, last_activity, error)
+    id_, status, participants, slots, created_at, last_activity, error, tags = row
+    return ThreadRecord(id_, status, tuple(participants), slots, created_at, last_activity, error, tags)

@@ -74,6 +74,25 @@ class Budget:
     completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadBudget(Budget):
+    """The same with what top-ups added to it, and how many messages wait for more."""
+
+    topped_up: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBudget:
+    """The tokens of the organism (no tag), or of all threads with one tag."""
+
+    tag_key: str | None
+    tag_value: str | None
+    max_tokens: int
+    held: int
+    spent: int
+
+
 _OVERVIEW = text(
     f"""
     select grouping(agent_id, model), coalesce(agent_id, model), {SUMS} from usage_rollups where {_CURRENT}
@@ -115,11 +134,26 @@ async def list_budgets(connection: AsyncConnection, *, limit: int | None = None)
     return most
 
 
-async def get_budget(connection: AsyncConnection, thread_id: UUID) -> Budget | None:
-    """The budget of a thread, None while it has none."""
-    statement = text(f"select {_BUDGET} from budgets where id = :thread and level = 2")  # noqa: S608
+async def get_budget(connection: AsyncConnection, thread_id: UUID) -> ThreadBudget | None:
+    """The budget of a thread with what waits for it, None while it has none."""
+    statement = text(f"""
+        select {_BUDGET}, topped_up,
+               (select count(*) from messages m where m.thread_id = b.id and m.parked_for is not null)
+        from budgets b where id = :thread and level = 2
+    """)  # noqa: S608
     row = (await connection.execute(statement, {"thread": thread_id})).one_or_none()
-    return Budget(*row) if row else None
+    return ThreadBudget(*row) if row else None
+
+
+async def shared_budgets(connection: AsyncConnection, *, limit: int) -> list[SharedBudget]:
+    """The organism's budget, if it has begun, and then those of tags, the most used first."""
+    statement = text("""
+        select tag_key, tag_value, max_tokens, held, prompt_tokens + completion_tokens as spent from budgets
+        where level < 2 order by level, (prompt_tokens + completion_tokens)::float8 / nullif(max_tokens, 0) desc
+            nulls first, tag_key, tag_value
+        limit :limit
+    """)
+    return [SharedBudget(*row) for row in await connection.execute(statement, {"limit": limit})]
 
 
 async def count_budgets(connection: AsyncConnection) -> int:

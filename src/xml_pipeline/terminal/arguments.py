@@ -23,6 +23,17 @@ def payload_of(fields: Sequence[str], given: str | None) -> dict[str, Any]:
     return payload
 
 
+def tags_of(given: Sequence[str]) -> dict[str, str]:
+    """Tags as they are typed, `team=blue`. Raises InvalidInput for what is none."""
+    tags: dict[str, str] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise InvalidInput(f"{one!r} is no tag: write key=value")
+        tags[key] = value
+    return tags
+
+
 def _field(field: str) -> tuple[str, Any]:
     name, equals, value = field.partition("=")
     if not equals or not name.rstrip(":"):

@@ -55,9 +55,24 @@ class Client:
         """Delete something. Raises as `get` does."""
         return self._call("DELETE", path)
 
-    def inject(self, to: str, payload: Json, *, thread: str | None, key: str | None, wait: float | None) -> Json:
+    def top_up(self, thread: str, tokens: int, *, key: str | None) -> Json:
+        """Give a thread more tokens."""
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        return self._call("POST", f"/usage/threads/{thread}/top-up", json={"tokens": tokens}, headers=headers)
+
+    def inject(
+        self,
+        to: str,
+        payload: Json,
+        *,
+        thread: str | None,
+        key: str | None,
+        wait: float | None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Json:
         """Send a message to a listener, and wait at most `wait` seconds for what comes back."""
-        body = {"to": to, "payload": payload, **({"threadId": thread} if thread else {})}
+        given = {"threadId": thread or None, "tags": tags}
+        body = {"to": to, "payload": payload, **{name: value for name, value in given.items() if value is not None}}
         key = key or str(uuid.uuid4())
         left = wait or 0.0
         while True:

@@ -40,6 +40,12 @@ from xml_pipeline.organism.load import load_organism, parse_organism
         ("{name: tested}", "{name: tested}\nllm: {options: [1]}", 2, "must be a mapping"),
         ("{name: tested}", "{name: tested}\nllm: {script: mods.gone}", 2, "has no 'gone'"),
         ("{name: tested}", "{name: tested}\nprices: [{model: m, prompt: 1}]", 2, "the price has no 'completion'"),
+        (
+            "{name: tested}",
+            "{name: tested}\nprices: [{model: m, prompt: 1, completion: 1, cache_read: -1}]",
+            2,
+            "cache_read must be at least 0",
+        ),
         ("organism: {name: tested}", "", 2, "the section 'organism' is missing"),
         ("name: asker", "name: asker\n    max_backlog: 1.5", 4, "max_backlog must be a whole number"),
         ("name: asker", "name: api", 3, "reserved"),

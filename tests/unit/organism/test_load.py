@@ -35,6 +35,7 @@ llm:
   options: {latency: 0.1, nested: {a: [1, 2]}}
 prices:
   - {model: scripted-1, prompt: 3, completion: 15.0}
+  - {model: m, prompt: 1, completion: 2, cache_read: 0.1, cache_write: 0, audio_completion: 9}
 listeners:
   - name: asker
     payload_class: mods.Ask
@@ -70,7 +71,10 @@ def test_all_keys(tmp_path: Path) -> None:
         "scripted", "scripted-1", "http://127.0.0.1:1", "SOME_KEY", 1.5, 10, "mods.script",
         {"latency": 0.1, "nested": {"a": [1, 2]}},
     )  # fmt: skip
-    assert organism.prices == (Price("scripted-1", 3.0, 15.0),)
+    assert organism.prices == (
+        Price("scripted-1", 3.0, 15.0),
+        Price("m", 1.0, 2.0, cache_read=0.1, cache_write=0.0, audio_completion=9.0),
+    )
     assert (organism.text, organism.folder, organism.file) == (EVERYTHING, tmp_path, path)
     asker, tool = organism.listeners.values()
     assert (asker.name, asker.description, asker.is_agent, asker.prompt) == ("asker", "Asks", True, "Be kind.")

@@ -13,10 +13,20 @@ from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.live.backlog import full_problem, limits_of
 from xml_pipeline.server.live.configured import Configured
 from xml_pipeline.server.problems import Problem
-from xml_pipeline.server.refusals import bad_thread_id, key_used_differently, thread_killed, too_large, unknown_target
+from xml_pipeline.server.refusals import (
+    bad_thread_id,
+    budget_exhausted,
+    key_used_differently,
+    tags_differ,
+    thread_killed,
+    too_large,
+    unknown_target,
+)
 from xml_pipeline.server.view import Inject
 from xml_pipeline.storage import inbox
 from xml_pipeline.storage.backlog import Full
+from xml_pipeline.storage.budget_rows import Level
+from xml_pipeline.storage.spent_budgets import Exhausted
 
 _NAMESPACE = UUID("6f2d8a0e-5b39-5c1c-9f7e-2d0a54b7c3aa")
 
@@ -35,10 +45,10 @@ def prepare(inject: Inject, configured: Configured) -> inbox.Inject:
     limit = configured.organism.limits.max_envelope_bytes
     if len(body) > limit:
         raise too_large(limit)
-    return inbox.Inject(message_id, thread_id, inject.to, _digest(inject, given), body)
+    return inbox.Inject(message_id, thread_id, inject.to, _digest(inject, given), body, inject.tags)
 
 
-def refused(answer: inbox.Refusal | Full, row: inbox.Inject, organism: Organism) -> Problem:
+def refused(answer: inbox.Refused, row: inbox.Inject, organism: Organism) -> Problem:
     """Why the database turned an inject down."""
     match answer:
         case Full():
@@ -47,6 +57,13 @@ def refused(answer: inbox.Refusal | Full, row: inbox.Inject, organism: Organism)
             return thread_killed(str(row.thread_id))
         case inbox.Refusal.CONFLICT:
             return key_used_differently()
+        case inbox.Refusal.TAGS_DIFFER:
+            return tags_differ(str(row.thread_id))
+        case Exhausted():
+            thread = str(row.thread_id)
+            name = answer.tag or (thread if answer.level is Level.THREAD else organism.name)
+            scope = answer.level.name.lower()
+            return budget_exhausted(scope, name, answer.max_tokens, answer.spent, None if answer.new else thread)
 
 
 def _thread_id(value: str | None) -> UUID | None:
@@ -63,5 +80,11 @@ def _message_id(organism: str, key: str | None) -> UUID:
 
 
 def _digest(inject: Inject, thread_id: UUID | None) -> bytes:
-    sent = {"to": inject.to, "payload": inject.payload, "threadId": str(thread_id) if thread_id else None}
+    sent: dict[str, object] = {
+        "to": inject.to,
+        "payload": inject.payload,
+        "threadId": str(thread_id) if thread_id else None,
+    }
+    if inject.tags is not None:
+        sent["tags"] = dict(inject.tags)
     return hashlib.sha256(json.dumps(sent, sort_keys=True, ensure_ascii=False).encode()).digest()

@@ -20,6 +20,7 @@ def thread_info(record: ThreadRecord) -> ThreadInfo:
         created_at=record.created_at,
         last_activity=record.last_activity,
         error=record.error,
+        tags=dict(record.tags),
     )
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+import hashlib
+from uuid import UUID, uuid4, uuid5
 
-from xml_pipeline.server import models
+from xml_pipeline.message_bus.messages import ControlHint
+from xml_pipeline.organism.budgets import UNLIMITED
+from xml_pipeline.server import budget_models, models
 from xml_pipeline.server.live.configured import Current
+from xml_pipeline.server.live.outbox import Outbox
+from xml_pipeline.server.refusals import key_used_differently, thread_killed
 from xml_pipeline.server.usage_series import SeriesQuery, UsageSeriesAnswer, series_of
-from xml_pipeline.storage import organism_state, usage, usage_series
+from xml_pipeline.storage import organism_state, top_ups, usage, usage_series
 from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.top_ups import NewBudgets, TopUp, TopUpAnswer
 
+_ACTOR = "api"
 _BUDGETS_SHOWN = 1000
+_NAMESPACE = UUID("0b1b7f0c-8f4c-5d7e-9a55-3f1d4f6c2e90")
 
 
 class LiveUsage:
     """The usage store of a gateway."""
 
-    def __init__(self, db: Database, current: Current) -> None:
+    def __init__(self, db: Database, current: Current, outbox: Outbox) -> None:
         self._db = db
         self._current = current
+        self._outbox = outbox
 
     async def overview(self) -> models.UsageOverview:
         """All sums of the current period."""
@@ -63,19 +72,64 @@ class LiveUsage:
         default = self._current.organism.max_tokens_per_thread
         return models.ThreadBudgets(threads=rows, count=len(rows), default_max_tokens=default)
 
-    async def budget(self, thread_id: str) -> models.ThreadBudget | None:
+    async def budget(self, thread_id: str) -> budget_models.ThreadBudgetDetail | None:
         """One thread's budget, None where it has none yet."""
+        id_ = as_uuid(thread_id)
+        return None if id_ is None else await self._detail(id_)
+
+    async def shared_budgets(self) -> budget_models.SharedBudgets:
+        """The organism's budget and those of tags, the highest share used first."""
+        async with self._db.begin() as connection:
+            rows = await usage.shared_budgets(connection, limit=_BUDGETS_SHOWN)
+        limit = self._current.organism.budgets.organism
+        whole = next((_shared(row) for row in rows if row.tag_key is None), _shared_of(limit, 0, 0))
+        tags = [
+            budget_models.TagBudget(key=row.tag_key, value=row.tag_value, **_shared(row).model_dump())
+            for row in rows
+            if row.tag_key is not None and row.tag_value is not None
+        ]
+        return budget_models.SharedBudgets(organism=whole, tags=tags)
+
+    async def top_up(self, thread_id: str, tokens: int, key: str | None) -> budget_models.ThreadBudgetDetail | None:
+        """A row, then a hint to routers: what is parked may go on."""
         id_ = as_uuid(thread_id)
         if id_ is None:
             return None
+        organism = self._current.organism
+        wanted = _top_up(organism.name, id_, tokens, key)
         async with self._db.begin() as connection:
-            found = await usage.get_budget(connection, id_)
-        return _budget(found) if found else None
+            new = NewBudgets(organism.max_tokens_per_thread, organism.budgets)
+            answer = await top_ups.top_up(connection, wanted, new)
+        match answer:
+            case TopUpAnswer.UNKNOWN:
+                return None
+            case TopUpAnswer.KILLED:
+                raise thread_killed(thread_id)
+            case TopUpAnswer.CONFLICT:
+                raise key_used_differently()
+            case TopUpAnswer.ADDED:
+                self._outbox.hint(ControlHint(kind="top-up", thread_id=id_))
+            case TopUpAnswer.REPEATED:
+                pass
+        return await self._detail(id_)
+
+    async def _detail(self, thread_id: UUID) -> budget_models.ThreadBudgetDetail | None:
+        async with self._db.begin() as connection:
+            found = await usage.get_budget(connection, thread_id)
+        if found is None:
+            return None
+        return budget_models.ThreadBudgetDetail(
+            **_budget(found).model_dump(),
+            top_ups=found.topped_up,
+            held_tokens=found.held,
+            unlimited=found.max_tokens >= UNLIMITED,
+            parked_messages=found.parked,
+        )
 
     async def reset(self) -> None:
         """Begin a new period; budgets stay."""
         async with self._db.begin() as connection:
-            await organism_state.reset_usage(connection, actor="api")
+            await organism_state.reset_usage(connection, actor=_ACTOR)
 
 
 def as_uuid(value: str) -> UUID | None:
@@ -104,3 +158,18 @@ def _sums(sums: usage.Sums) -> dict[str, int | float]:
 
 def _budget(budget: usage.Budget) -> models.ThreadBudget:
     return models.budget_of(str(budget.thread_id), budget.max_tokens, budget.prompt_tokens, budget.completion_tokens)
+
+
+def _shared(budget: usage.SharedBudget) -> budget_models.SharedBudget:
+    return _shared_of(budget.max_tokens, budget.held, budget.spent)
+
+
+def _shared_of(max_tokens: int, held: int, spent: int) -> budget_models.SharedBudget:
+    used = models.use_of(max_tokens, spent)
+    return budget_models.SharedBudget(held_tokens=held, unlimited=max_tokens >= UNLIMITED, **used)
+
+
+def _top_up(organism: str, thread_id: UUID, tokens: int, key: str | None) -> TopUp:
+    id_ = uuid5(_NAMESPACE, f"{organism}\n{key}") if key else uuid4()
+    sent = hashlib.sha256(f"{thread_id} {tokens}".encode()).digest()
+    return TopUp(id_, thread_id, tokens, sent, _ACTOR)

@@ -61,7 +61,7 @@ class LiveView:
         self._started_at = started_at
         self._health = health
         self._began = time.monotonic()
-        self._usage = LiveUsage(db, current)
+        self._usage = LiveUsage(db, current, outbox)
         self._letters = LiveLetters(db, current, outbox)
         self.reloader = Reloader(bus, db, current, outbox)
         self.injector = Injector(db, current)
@@ -304,6 +304,7 @@ class LiveView:
                 participants=[API, row.to_id],
                 created_at=accepted.created_at,
                 last_activity=accepted.created_at,
+                tags=dict(row.tags or {}),
             )
             self._outbox.events([{"event": "thread_created", "thread": dumped(thread)}])
         self._outbox.inject(str(accepted.message_id), row.body)

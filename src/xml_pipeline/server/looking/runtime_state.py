@@ -50,6 +50,7 @@ class ThreadRuntimeState:
     created_at: datetime | None = None
     last_activity: datetime | None = None
     error: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
     def info(self) -> ThreadInfo:
         """As the API tells it."""
@@ -61,4 +62,5 @@ class ThreadRuntimeState:
             created_at=self.created_at,
             last_activity=self.last_activity,
             error=self.error,
+            tags=dict(self.tags),
         )

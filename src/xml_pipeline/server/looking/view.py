@@ -14,6 +14,7 @@ from uuid import uuid4
 from xml_pipeline.envelope.model import API
 from xml_pipeline.envelope.text import check_text
 from xml_pipeline.errors import InvalidPayload, XmlPipelineError
+from xml_pipeline.message_bus import get_budget_registry
 from xml_pipeline.server import models
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.feed import Event, Hub, Subscription, to_json
@@ -23,7 +24,13 @@ from xml_pipeline.server.looking.usage import ProcessUsage
 from xml_pipeline.server.models import AgentState, ThreadStatus
 from xml_pipeline.server.problems import Problem
 from xml_pipeline.server.pump import offered
-from xml_pipeline.server.refusals import key_used_differently, thread_killed, unknown_target
+from xml_pipeline.server.refusals import (
+    budget_exhausted,
+    key_used_differently,
+    tags_differ,
+    thread_killed,
+    unknown_target,
+)
 from xml_pipeline.server.state import ServerState
 from xml_pipeline.server.view import Inject, LetterStore, Page, ThreadQuery, UsageStore
 
@@ -42,7 +49,7 @@ class StateView:
 
     def __init__(self, state: ServerState, usage: UsageStore | None = None) -> None:
         self.state = state
-        self._usage: UsageStore = usage or ProcessUsage()
+        self._usage: UsageStore = usage or ProcessUsage(state.get_thread)
         self._letters = NoLetters()
         self._accepted: OrderedDict[str, _Accepted] = OrderedDict()
 
@@ -129,11 +136,18 @@ class StateView:
         contract.check(inject.payload)
         thread_id = inject.thread_id or str(uuid4())
         check_text(thread_id)
-        self._refuse_killed(thread_id)
+        self._refuse(thread_id, inject.tags)
         accepted = _Accepted(_digest(inject), thread_id, str(uuid4()))
         self._remember(inject.key, accepted)
         self.state.note_message(
-            thread_id, API, inject.to, contract.root_tag, inject.payload, accepted.message_id, revive=True
+            thread_id,
+            API,
+            inject.to,
+            contract.root_tag,
+            inject.payload,
+            accepted.message_id,
+            tags=inject.tags,
+            revive=True,
         )
         await self._hand_over(inject, accepted)
         return accepted
@@ -168,10 +182,16 @@ class StateView:
             if len(self._accepted) > _KEYS_KEPT:
                 self._accepted.popitem(last=False)
 
-    def _refuse_killed(self, thread_id: str) -> None:
+    def _refuse(self, thread_id: str, tags: Mapping[str, str] | None) -> None:
+        """A thread that was killed, has other tags, or could do nothing for want of tokens."""
         thread = self.state.get_thread(thread_id)
         if thread and thread.status is ThreadStatus.KILLED:
             raise thread_killed(thread_id)
+        budget = get_budget_registry().budget(thread_id)
+        if budget and budget.is_exhausted and offered(self.state.pump, "inject"):
+            raise budget_exhausted("thread", thread_id, budget.max_tokens, budget.total_tokens, thread_id)
+        if thread and tags is not None and dict(tags) != thread.tags:
+            raise tags_differ(thread_id)
 
     async def _reply(self, accepted: _Accepted, seconds: float) -> models.MessageInfo | None:
         """The first message back to the caller in that thread after the inject."""
@@ -260,7 +280,8 @@ def _answers(event: Event, thread_id: str) -> bool:
 
 def _digest(inject: Inject) -> bytes:
     try:
-        text = to_json({"to": inject.to, "payload": inject.payload, "threadId": inject.thread_id})
+        sent = {"to": inject.to, "payload": inject.payload, "threadId": inject.thread_id}
+        text = to_json(sent if inject.tags is None else {**sent, "tags": inject.tags})
         return hashlib.sha256(text.encode()).digest()
     except ValueError:
         check_json(inject.payload)
