@@ -10,6 +10,7 @@ import pytest
 
 from tests.contract.target import API, Target, camel_case_only, new_thread
 
+SHARED = {"maxTokens", "heldTokens", "totalTokens", "remaining", "percentUsed", "unlimited", "isExhausted"}
 SUMS = {"totalTokens", "promptTokens", "completionTokens", "requestCount", "totalCost", "avgLatencyMs"}
 THREAD = {"id", "status", "participants", "messageCount", "createdAt", "lastActivity", "error", "tags"}
 AGENT = {
@@ -209,6 +210,15 @@ class InjectRows:
         headers = {"content-type": "application/json"}
         problem(target.http.request("POST", f"{API}/inject", content=chunks, headers=headers), 413)
 
+    def test_a_thread_keeps_its_tags(self, target: Target) -> None:
+        body = {"to": "greeter", "payload": {"name": "Dan"}, "tags": {"team": "blue"}}
+        thread = target.post("/inject", body).json()["threadId"]
+        assert target.get(f"/threads/{thread}")["tags"] == {"team": "blue"}
+        assert target.inject(thread=thread)[0] == thread
+        other = target.post("/inject", body | {"threadId": thread, "tags": {"team": "red"}})
+        assert problem(other, 409)["code"] == "tags-differ"
+        problem(target.post("/inject", body | {"tags": {"Team": "blue"}}), 422)
+
 
 class ThreadRows:
     def test_threads_are_listed_with_the_newest_first(self, target: Target) -> None:
@@ -308,6 +318,25 @@ class UsageRows:
 
     def test_a_thread_without_budget(self, target: Target) -> None:
         problem(target.http.request("GET", f"{API}/usage/threads/{new_thread()}"), 404)
+
+    def test_what_threads_share(self, target: Target) -> None:
+        body = target.get("/usage/budgets")
+        assert body.keys() == {"organism", "tags"}
+        assert body["organism"].keys() == SHARED
+        assert all(row.keys() == SHARED | {"key", "value"} for row in body["tags"])
+
+    def test_a_top_up_is_added_once_for_each_key(self, target: Target) -> None:
+        thread, _ = target.inject()
+        path, key = f"/usage/threads/{thread}/top-up", {"Idempotency-Key": str(uuid4())}
+        answers = [target.post(path, {"tokens": 50}, **key) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert {"threadId": thread, "maxTokens": 100_050}.items() <= answers[1].json().items()
+        assert target.get(f"/usage/threads/{thread}")["maxTokens"] == 100_050
+        problem(target.post(path, {"tokens": 51}, **key), 422)
+        problem(target.post(path, {"tokens": 0}), 400)
+        problem(target.post(f"/usage/threads/{new_thread()}/top-up", {"tokens": 1}), 404)
+        target.post(f"/threads/{thread}/kill")
+        problem(target.post(path, {"tokens": 1}), 409)
 
     def test_an_unknown_agent_has_used_nothing(self, target: Target) -> None:
         body = target.get("/usage/agents/nobody")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +19,8 @@ from lxml import etree
 from tests.contract.looking import Anything, Greeting, LookingListener, LookingPump, Shout, hello_pump
 from tests.contract.rest_suite import problem
 from tests.contract.target import Target, in_process_target
+from xml_pipeline.message_bus import get_budget_registry, reset_budget_registry
+from xml_pipeline.message_bus.budget_registry import BudgetRegistry
 from xml_pipeline.server.api import create_router
 from xml_pipeline.server.app import create_app
 from xml_pipeline.server.state import ServerState
@@ -198,3 +201,29 @@ async def test_any_payload_can_be_logged_and_shown(payload: Any, shown: dict[str
 
 def test_a_thread_id_is_text_that_xml_can_carry() -> None:
     problem(target_of(hello_pump()).post("/inject", {**GREETING, "threadId": "\x00"}), 422)
+
+
+class TestBudgets:
+    @pytest.fixture(autouse=True)
+    def registry(self) -> Iterator[BudgetRegistry]:
+        reset_budget_registry()
+        yield get_budget_registry()
+        reset_budget_registry()
+
+    def test_a_pump_gets_nothing_for_a_thread_that_is_spent(self, registry: BudgetRegistry) -> None:
+        pump = hello_pump()
+        pump.inject = AsyncMock()  # type: ignore[attr-defined]
+        target = target_of(pump)
+        thread, _ = target.inject()
+        registry.set_max_tokens(thread, 10)
+        registry.consume(thread, 10, 1)
+        refused = problem(target.post("/inject", GREETING | {"threadId": thread}), 402)
+        assert {"code": "budget-exhausted", "scope": "thread", "remaining": 0}.items() <= refused.items()
+        target.post(f"/usage/threads/{thread}/top-up", {"tokens": 5})
+        assert target.inject(thread=thread)[0] == thread
+        assert pump.inject.await_count == 2  # type: ignore[attr-defined]
+
+    def test_one_to_look_at_records_whatever_is_left(self, registry: BudgetRegistry) -> None:
+        target = target_of(hello_pump())
+        registry.consume("spent", 100_000, 0)
+        assert target.inject(thread="spent")[0] == "spent"

@@ -101,6 +101,15 @@ class WebSocketSuite:
         assert event["event"] == "injected"
         assert target.get(f"/threads/{event['thread_id']}")["id"] == event["thread_id"]
 
+    def test_inject_with_tags(self, target: Target) -> None:
+        with target.socket(events=["budget"]) as socket:
+            command = {"cmd": "inject", "to": "greeter", "payload": {"name": "Dan"}}
+            event = ask(socket, **command, tags={"team": "blue"})
+            assert target.get(f"/threads/{event['thread_id']}")["tags"] == {"team": "blue"}
+            again = ask(socket, **command, thread_id=event["thread_id"], tags={"team": "red"})
+            assert again["event"] == "error"
+            assert "tags" in again["error"]
+
     def test_inject_into_a_thread(self, target: Target) -> None:
         thread = new_thread()
         with target.socket(events=["error"]) as socket:

@@ -97,6 +97,23 @@ def test_what_the_organism_refuses_is_told_without_a_traceback(up: Up, arguments
     assert "Traceback" not in done.stderr
 
 
+def test_tags_and_budgets(up: Up) -> None:
+    sent = _json(up, "inject", "greeter", "name=Dan", "--wait", "30", "--tag", "team=blue")
+    assert _json(up, "thread", sent["threadId"])["tags"] == {"team": "blue"}
+    topped = _json(up, "top-up", sent["threadId"], "500", "--key", "one")
+    assert topped == _json(up, "top-up", sent["threadId"], "500", "--key", "one")
+    assert topped["topUps"] == 500
+    said = _said(up, "top-up", sent["threadId"], "1000", "--key", "two")
+    assert said.strip() == f"{topped['remaining'] + 1000:,} of 101,500 tokens are left"
+    told = _json(up, "budgets")
+    assert [(tag["key"], tag["value"]) for tag in told["tags"]] == [("team", "blue")]
+    assert sent["threadId"] in [row["threadId"] for row in told["threads"]]
+    shown = _said(up, "budgets")
+    assert all(word in shown for word in ("the organism", "unlimited", "team=blue", "101,500"))
+    wrong = up.organism("inject", "greeter", "name=Dan", "--tag", "team")
+    assert (wrong.returncode, "is no tag" in wrong.stderr) == (2, True)
+
+
 def test_check_and_schema(up: Up, tmp_path: Path) -> None:
     assert "is valid" in organism("check", str(up.file)).stdout
     shown = organism("schema", "greeter", "--file", str(up.file))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from uuid import uuid4
 
 import pytest
@@ -13,10 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.integration.ledger_support import numbers
-from xml_pipeline.ledger.upkeep import keep_up
+from xml_pipeline.ledger.upkeep import keep_months
 from xml_pipeline.storage import partitions
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.partitions import Month, add_months, ensure_months
+from xml_pipeline.storage.partitions import add_month, make_months, month_of, months, next_month, partition_of
 
 NOW = datetime(2031, 11, 15, 12, tzinfo=UTC)
 MADE = ["usage_events_2031_11", "usage_events_2031_12", "usage_events_2032_01"]
@@ -59,29 +61,26 @@ async def places(db: Database) -> dict[str, int]:
 
 async def tables(db: Database) -> set[str]:
     async with db.begin() as connection:
-        return await partitions.partitions(connection) - {"usage_events_other"}
+        return {partition_of(month) for month in await months(connection)}
 
 
-async def make(db: Database, now: datetime = NOW) -> list[Month]:
-    async with db.begin() as connection:
-        return await ensure_months(connection, now)
+async def make(db: Database) -> list[str]:
+    return await make_months(db, now=NOW)
 
 
-@pytest.mark.parametrize(
-    ("begin", "months", "end"), [((2026, 1), 0, "2026-01"), ((2026, 11), 2, "2027-01"), ((2026, 1), -1, "2025-12")]
-)
-def test_months_are_counted_over_years(begin: tuple[int, int], months: int, end: str) -> None:
-    assert str(Month(*begin).plus(months)) == end
+def months_from(time: datetime) -> list[str]:
+    first = month_of(time)
+    return [partition_of(month) for month in (first, next_month(first), next_month(next_month(first)))]
 
 
-def test_a_month_is_one_of_utc() -> None:
-    assert Month.of(datetime.fromisoformat("2026-05-01T01:00:00+02:00")) == Month(2026, 4)
-    assert Month(2026, 12).end == datetime(2027, 1, 1, tzinfo=UTC)
+def test_months_are_those_of_utc_and_go_on_over_years() -> None:
+    assert month_of(datetime.fromisoformat("2026-05-01T01:00:00+02:00")) == datetime(2026, 4, 1, tzinfo=UTC)
+    assert months_from(NOW) == MADE
 
 
 async def test_this_month_and_the_next_two_are_made_once(db: Database) -> None:
     before = await tables(db)
-    assert [month.table for month in await make(db)] == MADE
+    assert await make(db) == MADE
     assert await make(db) == []
     assert await tables(db) == before | set(MADE)
 
@@ -96,7 +95,7 @@ async def test_events_are_put_where_they_belong_to_the_microsecond(db: Database)
 async def test_the_database_in_another_time_zone_makes_the_same_months(db: Database) -> None:
     async with db.begin() as connection:
         await connection.execute(text("set local timezone = 'Pacific/Auckland'"))
-        await ensure_months(connection, NOW)
+        await add_month(connection, month_of(NOW))
     await add_events(db, datetime(2031, 11, 30, 23, 59, tzinfo=UTC))
     assert await places(db) == {MADE[0]: 1}
 
@@ -114,12 +113,12 @@ async def test_events_that_came_before_their_month_move_into_it(db: Database) ->
 async def test_more_than_is_moved_at_once_stays_until_it_is_asked_for(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitions, "_MOST_MOVED", 2)
+    monkeypatch.setattr(partitions, "MOST_MOVED", 2)
     await add_events(db, NOW, NOW, NOW, datetime(2031, 12, 1, tzinfo=UTC))
-    assert [month.table for month in await make(db)] == MADE[1:]
+    assert await make(db) == MADE[1:]
     assert await places(db) == {"usage_events_other": 3, MADE[1]: 1}
     async with db.begin() as connection:
-        await add_months(connection, [Month.of(NOW)])
+        assert await add_month(connection, month_of(NOW))
     assert await places(db) == {MADE[0]: 3, MADE[1]: 1}
 
 
@@ -142,13 +141,14 @@ async def test_a_month_has_the_indexes_and_constraints_of_all(db: Database) -> N
     assert None not in whole
     assert await numbers(db, _SHAPE, t=MADE[0]) == whole
     # None is a second one beside the one that belongs to the whole.
-    alone = "select count(*) from pg_index where indrelid = cast(:t as regclass) and not exists (select from pg_inherits where inhrelid = indexrelid)"
+    alone = """select count(*) from pg_index where indrelid = cast(:t as regclass)
+               and not exists (select from pg_inherits where inhrelid = indexrelid)"""
     assert await numbers(db, alone, t=MADE[0]) == (0,)
 
 
 async def test_many_services_at_once_make_each_month_once(db: Database) -> None:
     made = await asyncio.gather(*(make(db) for _ in range(8)))
-    assert sorted(month.table for months in made for month in months) == MADE
+    assert sorted(chain.from_iterable(made)) == MADE
 
 
 async def test_a_long_booking_is_not_waited_for_and_not_held_up(db: Database) -> None:
@@ -164,8 +164,15 @@ async def test_a_long_booking_is_not_waited_for_and_not_held_up(db: Database) ->
     assert await places(db) == {MADE[0]: 2}
 
 
+async def keep_months_of(db: Database) -> None:
+    """Again and again, where bookings take too long."""
+    while set(MADE) - await tables(db):
+        with suppress(DBAPIError):
+            await make(db)
+
+
 async def test_nothing_is_lost_that_is_booked_while_months_are_made(db: Database) -> None:
-    """Both are done again where they are in each other's way."""
+    """Who books never has to try again."""
     booked = 0
 
     async def book(times: Sequence[datetime]) -> None:
@@ -177,15 +184,11 @@ async def test_nothing_is_lost_that_is_booked_while_months_are_made(db: Database
     times = [NOW, datetime(2031, 12, 1, tzinfo=UTC)] * 100
     booking = asyncio.gather(*(book(times) for _ in range(3)))
     async with asyncio.timeout(60):
-        while booked < 100:
+        while booked < 100:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-        while True:
-            try:
-                await make(db)
-                break
-            except DBAPIError as error:
-                assert getattr(error.orig, "sqlstate", None) == "55P03"
+        keeping = asyncio.create_task(keep_months_of(db))
         await booking
+        await keeping
     assert await places(db) == {MADE[0]: 300, MADE[1]: 300}
 
 
@@ -193,21 +196,20 @@ async def test_who_keeps_up_makes_them_at_once_and_tries_again_after_a_failure(d
     """By the database's clock; a month's name that is taken is a failure, and stops nothing."""
     (now,) = await numbers(db, "select now()")
     assert isinstance(now, datetime)
-    wanted = {Month.of(now).plus(number).table for number in range(3)}
-    taken = max(wanted)
+    wanted = months_from(now)
     async with db.begin() as connection:
-        for table in wanted & await partitions.partitions(connection):
-            await connection.execute(text(f"drop table {table}"))
-        await connection.execute(text(f"create table {taken} (id int)"))
-    keeping = asyncio.create_task(keep_up(db, interval=3600, after_failure=0.01))
+        await connection.execute(text(f"create table {wanted[1]} (id int)"))
+    keeping = asyncio.create_task(keep_months(db, every=3600, again=0.01))
     try:
-        await asyncio.wait({keeping}, timeout=0.5)
-        assert not keeping.done()
-        assert not wanted & await tables(db)
-        async with db.begin() as connection:
-            await connection.execute(text(f"drop table {taken}"))
         async with asyncio.timeout(20):
-            while not wanted <= await tables(db):
+            while wanted[0] not in await tables(db):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert wanted[1] not in await tables(db)
+        assert not keeping.done()
+        async with db.begin() as connection:
+            await connection.execute(text(f"drop table {wanted[1]}"))
+        async with asyncio.timeout(20):
+            while not set(wanted) <= await tables(db):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     finally:
         keeping.cancel()

@@ -52,19 +52,19 @@ async def _parked(play: Stage) -> list[tuple[int, int]]:
 async def test_a_parked_message_goes_on_first_when_there_is_room_and_has_lost_no_attempt(database_url: str) -> None:
     async with stage(database_url, _organism(), routers=2) as play:
         thread = uuid4()
-        first = await play.inject("ann", thread)
+        injected = [await play.inject("ann", thread) for _ in range(2)]
         await _budget(play, thread)
-        await play.park(await play.assigned("ann"), 30)
+        first = await play.assigned("ann")
+        await play.park(first, 30)
         await until(lambda: _parked(play))
-        await play.inject("ann", thread)
-        assert (await play.thread_of(first)).status == "active"
+        assert (await play.thread_of(injected[0])).status == "active"
         await play.change("update budgets set topped_up = 29 where id = :id", id=thread)
         async with play.db.begin() as connection:
             assert await unpark(connection, limit=10) == ()
         assert await _parked(play) == [(30, 1)]
         await play.change("update budgets set topped_up = 30 where id = :id", id=thread)
         again = await play.assigned("ann")
-        assert (again.message_id, again.attempt) == (first, 2)
+        assert (again.message_id, again.attempt) == (first.message_id, 2)
         await play.park(again, 31)
         await until(lambda: _parked(play))
         await play.change("update budgets set topped_up = 31 where id = :id", id=thread)
@@ -73,7 +73,7 @@ async def test_a_parked_message_goes_on_first_when_there_is_room_and_has_lost_no
         (letter,) = await until(lambda: play.rows("select attempts, code from dead_letters"))
         assert tuple(letter) == (1, "handler-failed")
         await play.answer(await play.assigned("ann"))
-        await play.ended(first)
+        await play.ended(injected[0])
 
 
 @pytest.mark.parametrize("narrow", ["organism", "agent"])
@@ -97,9 +97,9 @@ async def test_what_is_parked_for_one_agent_holds_up_no_other(database_url: str)
     async with stage(database_url, _organism()) as play:
         thread = uuid4()
         message = await play.inject("ann", thread)
+        await play.inject("bob", thread)
         await _budget(play, thread)
         await play.park(await play.assigned("ann"), 30)
-        await play.inject("bob", thread)
         await play.answer(await play.assigned("bob"))
         await until(lambda: play.rows("select 1 from messages where to_id = 'api'"))
         assert (await play.thread_of(message)).status == "active"

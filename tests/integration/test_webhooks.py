@@ -13,13 +13,15 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from tests.integration.ledger_support import numbers
+from tests.integration.ledger_support import PRICING, ask, handled_message, numbers, used
 from tests.support.fleet import Fleet
 from tests.support.receiver import Receiver, Step, ids, receiving
 from xml_pipeline.health.health import Health
-from xml_pipeline.ledger.webhook_sender import WebhookSender
-from xml_pipeline.ledger.webhooks import signature
-from xml_pipeline.organism.budgets import Webhook
+from xml_pipeline.ledger import books
+from xml_pipeline.ledger.model import Rules
+from xml_pipeline.ledger.signing import signature
+from xml_pipeline.ledger.webhooks import WebhookSender
+from xml_pipeline.organism.budgets import Budgets, Webhook
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.webhooks import NewDelivery, add_deliveries
 
@@ -36,7 +38,9 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 
 def sender_to(db: Database, url: str, **changes: float) -> WebhookSender:
-    return WebhookSender(db, Webhook(url, "HOOK"), Health(), environment=ENVIRONMENT, **changes)
+    sender = WebhookSender(db, Health(), environment=ENVIRONMENT, **changes)
+    sender.configure(Webhook(url, "HOOK"))
+    return sender
 
 
 async def add(db: Database, count: int = 1) -> list[UUID]:
@@ -51,6 +55,17 @@ async def execute(db: Database, statement: str) -> None:
         await connection.execute(text(statement))
 
 
+async def cross(db: Database, url: str, tokens: int) -> None:
+    """Spend so much of a thread's thousand, and say so three times."""
+    rules = Rules(1000, Budgets(webhook=Webhook(url, "HOOK")))
+    message = await handled_message(db)
+    request = ask(message, prompt=tokens, completion=0)
+    reply = (await books.book(db, [request], rules=rules, pricing=PRICING)).replies[0]
+    event = used(message, request.call_id, prompt=tokens, completion=0, at=reply.granted_at)
+    await books.book(db, [event, event], rules=rules, pricing=PRICING)
+    await books.book(db, [event], rules=rules, pricing=PRICING)
+
+
 async def become_due(db: Database) -> None:
     """Time goes on."""
     await execute(db, "update webhook_deliveries set next_at = now() where num_nulls(delivered_at, failed_at) = 2")
@@ -63,6 +78,20 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 STATE = "select attempts, delivered_at is not null, failed_at is not null, error from webhook_deliveries"
+
+
+async def test_each_threshold_that_is_reached_is_told_once(db: Database) -> None:
+    async with receiving() as receiver:
+        await cross(db, receiver.url, 950)
+        senders = [sender_to(db, receiver.url) for _ in range(3)]
+        assert sum(await asyncio.gather(*(sender.send_due() for sender in senders))) == 3
+        for sender in senders:
+            await sender.close()
+    told = sorted((json.loads(posted.body) for posted in receiver.posted), key=lambda event: str(event["threshold"]))
+    assert [(event["event"], event["scope"], event["threshold"], event["totalTokens"]) for event in told] == [
+        ("budget", "thread", percent, 950) for percent in (75, 90, 95)
+    ]
+    assert await numbers(db, "select count(*), count(delivered_at) from webhook_deliveries") == (3, 3)
 
 
 async def test_it_is_posted_signed_and_done(db: Database) -> None:
@@ -158,7 +187,8 @@ async def test_without_a_secret_nothing_is_sent_and_nothing_lost(db: Database) -
     health = Health()
     async with receiving() as receiver:
         environment: dict[str, str] = {}
-        sender = WebhookSender(db, Webhook(receiver.url, "HOOK"), health, environment=environment)
+        sender = WebhookSender(db, health, environment=environment)
+        sender.configure(Webhook(receiver.url, "HOOK"))
         with capture_logs() as logs:
             for _ in range(3):
                 assert await sender.send_due() == 0
@@ -178,7 +208,7 @@ async def test_without_a_secret_nothing_is_sent_and_nothing_lost(db: Database) -
 
 async def test_without_a_webhook_what_is_due_stays(db: Database) -> None:
     await add(db)
-    sender = WebhookSender(db, None, Health(), environment=ENVIRONMENT)
+    sender = WebhookSender(db, Health(), environment=ENVIRONMENT)
     assert await sender.send_due() == 0
     async with receiving() as receiver:
         sender.configure(Webhook(receiver.url, "HOOK"))
@@ -263,7 +293,7 @@ async def test_killed_while_it_sends_it_comes_again_with_the_same_id(
         await until(lambda: len(receiver.posted) == posts + 1)
         assert set(ids(receiver.posted)) == {str(id_)}
         async with asyncio.timeout(20):
-            while not (await numbers(db, STATE))[1]:
+            while not (await numbers(db, STATE))[1]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     except BaseException:
         print(fleet.logs())

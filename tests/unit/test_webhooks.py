@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xml_pipeline.ledger.webhooks import (
+from xml_pipeline.ledger.signing import (
     GIVE_UP_AFTER,
     WebhookSecretUnusable,
     letter,

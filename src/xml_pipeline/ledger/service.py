@@ -14,8 +14,8 @@ from xml_pipeline.health.health import Health
 from xml_pipeline.health.pulse import beat
 from xml_pipeline.health.watch import Watch
 from xml_pipeline.ledger.consumer import Bookkeeper, collect_rarely
-from xml_pipeline.ledger.upkeep import keep_up
-from xml_pipeline.ledger.webhook_sender import WebhookSender
+from xml_pipeline.ledger.upkeep import keep_months
+from xml_pipeline.ledger.webhooks import WebhookSender
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
@@ -86,10 +86,11 @@ class _Usage:
         self._started_at = started_at
         self._names = Names(organism.name)
         self._books = Bookkeeper(bus, db, organism)
+        self._webhooks = WebhookSender(db, health)
+        self._webhooks.configure(organism.budgets.webhook)
         self._stop = stop
         self._asked = asked
         self._health = health
-        self._webhooks = WebhookSender(db, organism.budgets.webhook, health)
         self._enough = asyncio.Event()
 
     async def run(self) -> None:
@@ -116,8 +117,8 @@ class _Usage:
             loop("usage", lambda: self._consume(consumer)),
             loop("heartbeat", lambda: _each_second(self._heartbeat)),
             loop("sweep", lambda: _each_second(self._sweep)),
-            loop("upkeep", lambda: keep_up(self._db)),
-            loop("webhooks", lambda: _each_second(self._tell)),
+            loop("webhooks", lambda: _each_second(self._webhooks.send_due)),
+            loop("months", lambda: keep_months(self._db)),
             loop("watch", lambda: _each_second(self._watch)),
             loop("health", Watch(self._health, lambda: self._bus.connected, self._db.ping).run),
         )
@@ -134,9 +135,6 @@ class _Usage:
 
     async def _sweep(self) -> None:
         await self._books.sweep()
-
-    async def _tell(self) -> None:
-        await self._webhooks.send_due()
 
     # What is asked of the whole organism
 
@@ -191,7 +189,7 @@ class _Usage:
             return False
 
 
-async def _each_second(step: Callable[[], Awaitable[None]]) -> None:
+async def _each_second(step: Callable[[], Awaitable[object]]) -> None:
     while True:
         beat()
         try:

@@ -1,4 +1,4 @@
-"""What the usage service does now and then: it makes the months of usage ahead."""
+"""What the usage service does for its tables as time goes on."""
 
 from __future__ import annotations
 
@@ -8,37 +8,31 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from xml_pipeline.errors import DatabaseUnavailable
-from xml_pipeline.health.pulse import beat, rest
+from xml_pipeline.health.pulse import rest
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.organism_state import database_time
-from xml_pipeline.storage.partitions import Month, ensure_months
+from xml_pipeline.storage.partitions import make_months
 
 log = structlog.get_logger(__name__)
 
-_INTERVAL = 3600.0
-# Without its month usage is booked all the same, beside the months; but the fewer events have to move in the better.
-_AFTER_FAILURE = 60.0
+_EVERY = 3600.0
+_AGAIN = 30.0
 
 
-async def keep_up(db: Database, *, interval: float = _INTERVAL, after_failure: float = _AFTER_FAILURE) -> None:
-    """Make months ahead, now and every `interval` seconds, until cancelled. What fails is logged, and tried again."""
+async def keep_months(db: Database, *, every: float = _EVERY, again: float = _AGAIN) -> None:
+    """Make months of usage ahead every so many seconds, until cancelled, and after a failure `again` seconds later.
+
+    Without its month an event is kept apart until that is made.
+    """
     while True:
-        beat()
-        await rest(asyncio.sleep(interval if await _made_months(db) else after_failure))
+        await rest(asyncio.sleep(every if await _made(db) else again))
 
 
-async def make_months(db: Database) -> list[Month]:
-    """Make the months that are missing, by the database's clock. Raises DatabaseUnavailable and DBAPIError."""
-    async with db.begin() as connection:
-        return await ensure_months(connection, await database_time(connection))
-
-
-async def _made_months(db: Database) -> bool:
+async def _made(db: Database) -> bool:
     try:
         made = await make_months(db)
     except (DatabaseUnavailable, DBAPIError) as error:
         log.warning("months_put_off", error=str(error).partition("\n")[0])
         return False
     if made:
-        log.info("months_made", months=[str(month) for month in made])
+        log.info("months_made", partitions=made)
     return True

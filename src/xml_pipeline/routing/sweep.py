@@ -28,6 +28,8 @@ PATIENCE = 1.0
 LIMIT = 200
 # Of forgotten injects in one round, so that the rest of it has its turn.
 MOST_BATCHES = 10
+# What is parked is not looked for again for so many times as long as that took: it costs as much as there is of it.
+REST = 10.0
 
 
 class Sweep:
@@ -39,6 +41,7 @@ class Sweep:
         self._current = current
         self._pipeline = pipeline
         self._workers = workers
+        self._look_for_parked_at = 0.0
 
     async def round(self) -> None:
         """Raises DatabaseUnavailable; what was not done is done in the next round."""
@@ -98,6 +101,14 @@ class Sweep:
 
     async def _unpark(self) -> None:
         """What is parked goes on as soon as its budgets have room, whether by a top-up, a new limit or a correction."""
+        began = time.monotonic()
+        if began < self._look_for_parked_at:
+            return
+        await self._unpark_all()
+        now = time.monotonic()
+        self._look_for_parked_at = now + REST * (now - began)
+
+    async def _unpark_all(self) -> None:
         for _ in range(MOST_BATCHES):
             beat()
             async with self._db.begin() as connection:
