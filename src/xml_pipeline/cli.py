@@ -25,6 +25,7 @@ from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
 from xml_pipeline.terminal.reports import add_report_command
 from xml_pipeline.terminal.repricing import add_reprice_command
+from xml_pipeline.terminal.usage_archive import add_usage_commands
 
 if TYPE_CHECKING:
     from xml_pipeline.runtime import Runtime
@@ -243,16 +244,10 @@ def agents(as_json: JsonOption = False) -> None:
     _show(answer, views.agents_view(answer), as_json)
 
 
-@app.command(rich_help_panel=TALKING)
-def usage(as_json: JsonOption = False) -> None:
-    """Tokens and cost, by agent and by model."""
-    answer = client_of_environment().get("/usage")
-    _show(answer, views.usage_view(answer), as_json)
-
-
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
 add_audit_command(app, out, ACCOUNTING)
+add_usage_commands(app, out, TALKING)
 add_reprice_command(app, out, ACCOUNTING)
 add_report_command(app, out, ACCOUNTING)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 import uvloop
 
-from tests.benchmarks import bus, ingestion, turns, usage, xml
-from tests.benchmarks.figures import Figure, machine
+from tests.benchmarks import bus, ingestion, reports, turns, usage, xml
+from tests.benchmarks.figures import machine
 from tests.support.broker import start_broker
 from tests.support.postgres_server import binaries
 from xml_pipeline.logs import configure_logging
@@ -27,6 +27,7 @@ def main() -> None:
         _part("Turns, all services", lambda: uvloop.run(turns.run(broker.amqp_url)))
         _part("Usage into PostgreSQL", usage.run)
         _part("Usage through RabbitMQ", lambda: ingestion.run(broker.amqp_url))
+        _part(f"Reports and usage API on {reports.size():,} calls of 30 days", reports.run)
     finally:
         broker.close()
 
@@ -36,7 +37,7 @@ def _postgres_version() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _part(title: str, run: Callable[[], Iterable[Figure]]) -> None:
+def _part(title: str, run: Callable[[], Iterable[object]]) -> None:
     print(f"\n{title}", flush=True)
     for figure in run():
         print(f"  {figure}", flush=True)

@@ -102,5 +102,8 @@ async def test_the_least_used_are_one(gateway: Gateway) -> None:
     )
     async with gateway.database.begin() as connection:
         found = await usage_series.series(connection, wanted)
-    in_all = {key: sum(sums.total_tokens for sums in series.values()) for key, series in found.items()}
+    in_all = {
+        key: sum(used.prompt_tokens + used.completion_tokens for used in series.values())
+        for key, series in found.items()
+    }
     assert in_all == {"claude-sonnet-4-5": 8500, usage_series.OTHERS: 5300}

@@ -11,19 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.failpoints import failpoint
 from xml_pipeline.ledger.decisions import decide, expire
+from xml_pipeline.ledger.feed import budget_event
 from xml_pipeline.ledger.intake import LedgerMessage
-from xml_pipeline.ledger.model import Changes, Pricing, Rules, Situation
+from xml_pipeline.ledger.model import Changes, Crossing, Pricing, Rules, Situation
 from xml_pipeline.ledger.settling import lone_events, measure, positions_left, settled_bookings, with_decided
 from xml_pipeline.ledger.thresholds import told
 from xml_pipeline.llm.pricing import PriceUsed
 from xml_pipeline.message_bus.messages import HoldRequest, UsageEvent
 from xml_pipeline.storage import budget_tree as tree
 from xml_pipeline.storage import ledger as rows
-from xml_pipeline.storage import rollups
+from xml_pipeline.storage import rollups, webhooks
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Measured
 from xml_pipeline.storage.ledger_settle import lock_budgets_of, settle_holds
 from xml_pipeline.storage.organism_state import read_periods, read_state
+from xml_pipeline.storage.webhooks import NewDelivery
 
 SWEEP_LIMIT = 500
 
@@ -89,6 +91,7 @@ async def _settle_held(
     _require_locked({row.thread_id for row in settlement.settled}, locked)
     noted, crossings = told(settlement.budgets, rules.thresholds)
     await rows.save_budgets(connection, noted.values())
+    await _announce(connection, crossings, rules)
     return Changes(settled=settled_bookings(measured, settlement.settled), budgets=noted, crossings=crossings)
 
 
@@ -108,7 +111,7 @@ async def _decide_left(
     changes = decide(situation, messages, pricing, rules)
     if changes.rollups.usage or changes.refused:
         raise _Unusual("usage without a held hold")
-    return await _write(connection, changes)
+    return await _write(connection, changes, rules)
 
 
 def _require_locked(threads: set[UUID], locked: set[UUID]) -> None:
@@ -119,7 +122,7 @@ def _require_locked(threads: set[UUID], locked: set[UUID]) -> None:
 async def _decide(db: Database, messages: Sequence[LedgerMessage], rules: Rules, pricing: Pricing) -> Changes:
     async with db.begin() as connection:
         situation = await _situation(connection, messages, rules)
-        changes = await _write(connection, decide(situation, messages, pricing, rules))
+        changes = await _write(connection, decide(situation, messages, pricing, rules), rules)
         failpoint("usage.before-commit")
         return changes
 
@@ -131,7 +134,7 @@ async def sweep(db: Database, *, rules: Rules, pricing: Pricing) -> Changes:
         if not overdue:
             return Changes()
         situation = await _locked(connection, set(overdue.values()), list(overdue), {}, rules, check_all=True)
-        return await _write(connection, expire(situation, pricing, rules))
+        return await _write(connection, expire(situation, pricing, rules), rules)
 
 
 async def _situation(connection: AsyncConnection, messages: Sequence[LedgerMessage], rules: Rules) -> Situation:
@@ -178,18 +181,26 @@ def _calls_to_check(calls: Sequence[UUID], holds: Mapping[UUID, Hold]) -> list[U
     return [call for call in calls if (hold := holds.get(call)) is None or hold.state is HoldState.EXPIRED]
 
 
-async def _write(connection: AsyncConnection, changes: Changes) -> Changes:
+async def _write(connection: AsyncConnection, changes: Changes, rules: Rules) -> Changes:
     await rows.add_holds(connection, _kept(changes.granted))
     await rows.move_holds(connection, changes.moved)
     replaced = [changes.replaced[call] for call in changes.corrected]
     await rows.remove_bookings(connection, [*changes.removed.values(), *replaced])
     await _add_bookings(connection, [*changes.booked.values(), *changes.corrected.values()])
     await rows.save_budgets(connection, changes.budgets.values())
+    await _announce(connection, changes.crossings, rules)
     await rollups.add_rollups(connection, changes.rollups.usage)
     await rollups.add_tag_rollups(connection, changes.rollups.tags)
     await rollups.add_latencies(connection, changes.rollups.latencies)
     await rows.add_prices(connection, changes.prices)
     return changes
+
+
+async def _announce(connection: AsyncConnection, crossings: Sequence[Crossing], rules: Rules) -> None:
+    """Have the webhook told, once this transaction is committed and not before."""
+    if rules.budgets.webhook is not None:
+        news = [NewDelivery(one.budget.id, one.threshold, budget_event(one)) for one in crossings]
+        await webhooks.add_deliveries(connection, news)
 
 
 def _kept(granted: Mapping[UUID, Hold]) -> list[Hold]:

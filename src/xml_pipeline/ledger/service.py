@@ -14,6 +14,8 @@ from xml_pipeline.health.health import Health
 from xml_pipeline.health.pulse import beat
 from xml_pipeline.health.watch import Watch
 from xml_pipeline.ledger.consumer import Bookkeeper, collect_rarely
+from xml_pipeline.ledger.upkeep import keep_months
+from xml_pipeline.ledger.webhooks import WebhookSender
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
@@ -84,6 +86,8 @@ class _Usage:
         self._started_at = started_at
         self._names = Names(organism.name)
         self._books = Bookkeeper(bus, db, organism)
+        self._webhooks = WebhookSender(db)
+        self._webhooks.configure(organism.budgets.webhook)
         self._stop = stop
         self._asked = asked
         self._health = health
@@ -112,6 +116,8 @@ class _Usage:
             loop("usage", lambda: self._consume(consumer)),
             loop("heartbeat", lambda: _each_second(self._heartbeat)),
             loop("sweep", lambda: _each_second(self._sweep)),
+            loop("webhooks", lambda: _each_second(self._webhooks.step)),
+            loop("months", lambda: keep_months(self._db)),
             loop("watch", lambda: _each_second(self._watch)),
             loop("health", Watch(self._health, lambda: self._bus.connected, self._db.ping).run),
         )
@@ -149,6 +155,7 @@ class _Usage:
             log.warning("configuration_refused", version=latest.version, error=str(error))
             return
         self._books.configure(self._organism)
+        self._webhooks.configure(self._organism.budgets.webhook)
         await set_limits(self._db, self._organism.budgets)
         log.info("configuration_changed", version=latest.version)
 

@@ -45,8 +45,8 @@ class UsageSeriesAnswer(models.ApiModel):
     series: list[UsageSeries]
 
 
-class Sums(Protocol):
-    """What was used in one step."""
+class Used(Protocol):
+    """What was used in one step: cost in USD, latency in microseconds over the `timed` completions."""
 
     @property
     def requests(self) -> int:
@@ -69,8 +69,13 @@ class Sums(Protocol):
         ...
 
     @property
-    def average_latency_ms(self) -> float:
-        """Milliseconds."""
+    def latency_us(self) -> int:
+        """Microseconds, summed up."""
+        ...
+
+    @property
+    def timed(self) -> int:
+        """Completions whose latency is known."""
         ...
 
 
@@ -105,24 +110,26 @@ def ceiling(time: datetime, step: Step) -> datetime:
     return floor(time + STEPS[step] - timedelta.resolution, step)
 
 
-def series_of(query: SeriesQuery, found: Mapping[str | None, Mapping[datetime, Sums]]) -> UsageSeriesAnswer:
+def series_of(query: SeriesQuery, found: Mapping[str | None, Mapping[datetime, Used]]) -> UsageSeriesAnswer:
     """The answer: each series has a point for every step, with zeros where nothing was used."""
     times = [query.start + number * STEPS[query.step] for number in range(query.steps)]
-    series = [
-        UsageSeries(key=key, points=[_point(time, used.get(time)) for time in times]) for key, used in found.items()
-    ]
-    return UsageSeriesAnswer(step=query.step, start=query.start, end=query.end, series=series)
-
-
-def _point(time: datetime, sums: Sums | None) -> UsagePoint:
-    if sums is None:
-        return UsagePoint(time=time)
-    return UsagePoint(
-        time=time,
-        request_count=sums.requests,
-        prompt_tokens=sums.prompt_tokens,
-        completion_tokens=sums.completion_tokens,
-        total_tokens=sums.prompt_tokens + sums.completion_tokens,
-        total_cost=float(sums.cost),
-        avg_latency_ms=sums.average_latency_ms,
+    series = [{"key": key, "points": [_point(time, used.get(time)) for time in times]} for key, used in found.items()]
+    # Thousands of models: made at once from dicts, they take a third of the time.
+    return UsageSeriesAnswer.model_validate(
+        {"step": query.step, "start": query.start, "end": query.end, "series": series}
     )
+
+
+def _point(time: datetime, used: Used | None) -> Mapping[str, object]:
+    if used is None:
+        return {"time": time}
+    requests, prompt, completion = used.requests, used.prompt_tokens, used.completion_tokens
+    return {
+        "time": time,
+        "request_count": requests,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "total_cost": float(used.cost),
+        "avg_latency_ms": used.latency_us / used.timed / 1000 if used.timed else 0.0,
+    }

@@ -249,7 +249,8 @@ _COST_RANK = (
 )
 _USE_RANK = """case when base_tokens + topped_up < 9007199254740991 then cast(width_bucket(
     cast(prompt_tokens + completion_tokens as float8) / greatest(base_tokens + topped_up, 1),
-    array[0.05, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1]::float8[]) as smallint)
+    array[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1]::float8[]
+    ) as smallint)
     when level < 2 then cast(-1 as smallint) end"""
 
 
