@@ -32,14 +32,11 @@ def _count(name: str) -> Column[object]:
     return Column(name, BigInteger, nullable=False, server_default="0")
 
 
-# Cost and use in steps so coarse that most updates change neither, and so leave the indexes on them alone.
-_COST_RANK = (
-    "case when level = 2 then cast(floor(ln(1 + 1000 * cast(cost as float8)) / ln(1.25::float8)) as smallint) end"
-)
+# Cost in steps of 20 cents, and use: so coarse that most updates change neither, and so leave all indexes alone.
+_COST_RANK = "case when level = 2 then cast(floor(5 * cast(cost as float8)) as integer) end"
 _USE_RANK = """case when base_tokens + topped_up < 9007199254740991 then cast(width_bucket(
     cast(prompt_tokens + completion_tokens as float8) / greatest(base_tokens + topped_up, 1),
-    array[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1]::float8[]
-    ) as smallint)
+    array[0.5, 0.65, 0.75, 0.85, 0.95]::float8[]) as smallint)
     when level < 2 then cast(-1 as smallint) end"""
 
 
@@ -75,7 +72,7 @@ budgets = Table(
     Column("cost", Numeric, nullable=False, server_default="0"),
     Column("fired", SmallInteger, nullable=False, server_default="0"),
     created_at(),
-    Column("cost_rank", SmallInteger, Computed(_COST_RANK, persisted=True)),  # of threads
+    Column("cost_rank", Integer, Computed(_COST_RANK, persisted=True)),  # of threads
     Column("use_rank", SmallInteger, Computed(_USE_RANK, persisted=True)),  # null: a thread or agent without a limit
     CheckConstraint("held >= 0", name="held"),
     CheckConstraint("level between 0 and 3", name="level"),
