@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import asyncpg
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from tests.support import report_sample
 from tests.support.organism_up import organism
@@ -206,8 +207,14 @@ async def test_what_a_report_cannot_be_asked(filled: Database) -> None:
         await _ask(filled, "cost-by-day", "team; drop table budgets")
     with pytest.raises(InvalidInput, match="is after"):
         await _ask(filled, "cost-by-day", first=date(2026, 1, 2), last=date(2026, 1, 1))
-    with pytest.raises(InvalidInput, match="about now"):
-        await _ask(filled, "burn-rate", first=date(2026, 1, 2))
+
+
+async def test_what_is_about_now_is_so_whatever_days_are_asked_for(filled: Database, database_url: str) -> None:
+    assert await _said(filled, "budget-utilisation", first=date(2030, 1, 1)) == EXPECTED["budget-utilisation"]
+    asked = ("report", "burn-rate", "--from", "2030-01-01", "--format", "csv")
+    done = organism(*asked, ORGANISM_DATABASE_URL=database_url)
+    assert (done.returncode, done.stdout.startswith("level,")) == (0, True)
+    assert "about now" in done.stderr
 
 
 async def test_json_keeps_money_exact(filled: Database) -> None:
@@ -255,7 +262,31 @@ async def test_charts_are_lines_over_days_and_bars_otherwise(filled: Database) -
     assert [round(width / widths[0], 2) for width in widths] == [1.0, 0.61, 0.42]
 
 
-def test_the_command(database_url: str, tmp_path: object) -> None:
+def _plotted(drawn: chart.Chart) -> list[list[str]]:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(terminal.as_plot(drawn))
+    assert isinstance(console.file, io.StringIO)
+    return [line.split() for line in console.file.getvalue().splitlines()[1:]]
+
+
+async def test_plots_on_a_terminal(filled: Database) -> None:
+    costs = _plotted(chart.chart_of(await _ask(filled, "cost-by-provider")))
+    assert [(label, round(len(bar) / 40, 1), value) for label, bar, value in costs[:2]] == [
+        ("anthropic", 1.0, "$0.0354"),
+        ("xai", 0.7, "$0.0225"),
+    ]
+    assert costs[2] == ["local", "$0"]
+    days = _plotted(chart.chart_of(await _ask(filled, "cost-by-day")))
+    assert [line[0] for line in days] == ["2026-01-01", "2026-01-02", "2026-01-03"]
+    lines = _plotted(chart.chart_of(await _ask(filled, "cost-by-day", "day", "agent")))
+    assert lines == [
+        ["writer", "▄█▁", "$0.0354"],
+        ["planner", "▃▅▂", "$0.0225"],
+        ["2026-01-01", "to", "2026-01-03"],
+    ]
+
+
+def test_the_command(database_url: str) -> None:
     empty = organism("report", "cost-by-day", "--format", "csv", ORGANISM_DATABASE_URL=database_url)
     assert (empty.returncode, empty.stdout) == (0, f"day,{COSTS}\n"), empty.stderr
     drawn = organism("report", "cost-by-day", "--format", "chart", ORGANISM_DATABASE_URL=database_url)

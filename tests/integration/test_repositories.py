@@ -20,6 +20,7 @@ from xml_pipeline.storage import (
     audit,
     configuration,
     dead_letters,
+    ledger_tables,
     listeners,
     messages,
     organism_state,
@@ -224,7 +225,7 @@ _DAY = datetime(2026, 1, 1, tzinfo=UTC)
 async def _rollup(connection: AsyncConnection, agent: str, model: str, *, period: int = 1, **values: Any) -> None:
     keys = {"period": period, "start": _DAY, "agent_id": agent, "model": model, "provider": "scripted", "requests": 1}
     for grain in ("hour", "day"):
-        await connection.execute(insert(tables.usage_rollups).values({**keys, "grain": grain, **values}))
+        await connection.execute(insert(ledger_tables.usage_rollups).values({**keys, "grain": grain, **values}))
 
 
 async def test_sums_are_of_the_current_period(connection: AsyncConnection) -> None:
@@ -259,7 +260,7 @@ async def test_budgets_come_with_the_most_used_first(connection: AsyncConnection
     for name, (limit, used) in limits.items():
         made[name] = id_ = uuid4()
         row = {"id": id_, "level": 2, "thread_id": id_, "base_tokens": limit, "prompt_tokens": used}
-        await connection.execute(insert(tables.budgets).values(row))
+        await connection.execute(insert(ledger_tables.budgets).values(row))
     assert [budget.thread_id for budget in await usage.list_budgets(connection)] == [
         made["high"],
         made["low"],

@@ -12,10 +12,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.schema import SchemaItem
 
+import xml_pipeline.storage.ledger_tables
+import xml_pipeline.storage.tables  # noqa: F401 - both describe tables
 from xml_pipeline.errors import DatabaseUnavailable, SchemaOutdated
+from xml_pipeline.storage.columns import metadata
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.schema import migrate, migrate_database, require_current_schema
-from xml_pipeline.storage.tables import metadata
 
 # What autogenerate does not compare: checks, the definition of indexes, identities.
 # Partitions are made as time goes on; they are not described.

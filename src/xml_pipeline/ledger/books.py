@@ -67,6 +67,7 @@ async def _settle(
 ) -> Changes:
     """The usual batch: most of it settles holds, which takes one statement. What is left may grant and release."""
     async with db.begin() as connection:
+        await rows.plan_by_keys(connection)
         asked = {message.message_id for message in messages if isinstance(message, HoldRequest)}
         handled = await rows.read_handled(connection, asked)
         threads = {known.thread_id for known in handled.values()}
@@ -121,6 +122,7 @@ def _require_locked(threads: set[UUID], locked: set[UUID]) -> None:
 
 async def _decide(db: Database, messages: Sequence[LedgerMessage], rules: Rules, pricing: Pricing) -> Changes:
     async with db.begin() as connection:
+        await rows.plan_by_keys(connection)
         situation = await _situation(connection, messages, rules)
         changes = await _write(connection, decide(situation, messages, pricing, rules), rules)
         failpoint("usage.before-commit")
@@ -130,6 +132,7 @@ async def _decide(db: Database, messages: Sequence[LedgerMessage], rules: Rules,
 async def sweep(db: Database, *, rules: Rules, pricing: Pricing) -> Changes:
     """Book the holds whose time is over, at most `SWEEP_LIMIT`, in one transaction. Raises as `book` does."""
     async with db.begin() as connection:
+        await rows.plan_by_keys(connection)
         overdue = await rows.overdue_calls(connection, SWEEP_LIMIT)
         if not overdue:
             return Changes()

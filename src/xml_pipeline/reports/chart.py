@@ -65,7 +65,8 @@ def _lines(result: Result, title: str, unit: str, at: int, labels: Sequence[int]
         of_one[row[day]] = of_one.get(row[day], 0.0) + float(row[at] or 0)
     days = _days([time for of_one in found.values() for time in of_one])
     lines = {name: [of_one.get(time, 0.0) for time in days] for name, of_one in found.items()}
-    return Lines(title, unit, days, _most(lines))
+    adds = result.columns[at].kind is not Kind.NUMBER
+    return Lines(title, unit, days, _most(lines, adds=adds))
 
 
 def _days(found: Sequence[date]) -> list[date]:
@@ -76,11 +77,12 @@ def _days(found: Sequence[date]) -> list[date]:
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
 
 
-def _most(lines: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+def _most(lines: Mapping[str, Sequence[float]], *, adds: bool) -> dict[str, Sequence[float]]:
+    """The largest, and all others as one where their values can be added up."""
     names = sorted(lines, key=lambda name: (-sum(lines[name]), name))
     kept: dict[str, Sequence[float]] = {name: lines[name] for name in names[:MOST_LINES]}
     others = [lines[name] for name in names[MOST_LINES:]]
-    if others:
+    if others and adds:
         kept[OTHERS] = [sum(values) for values in zip(*others, strict=True)]
     return kept
 

@@ -36,7 +36,7 @@ class Report:
 
     `groups` are what it can be grouped by, `by` what it is unless somebody says otherwise; without any it lists the
     rows of its view. `details` is the view with all of `groups`, where its own has only some. `range` is the column
-    that a range of days is about, if any. `order` is SQL; `charted` the column that a chart shows.
+    that a range of days is about, None where the report is about now. `order` is SQL; `charted` the column of charts.
     """
 
     name: str
@@ -139,6 +139,7 @@ _REPORTS = (
         "use_rank desc, used_percent desc nulls last, budget",
         "used_percent",
         label="budget",
+        range=None,
         limit=100,
     ),
     Report(

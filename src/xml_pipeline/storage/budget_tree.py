@@ -57,7 +57,7 @@ _ADD = text(
 _LOCK = text(
     f"""
     select {COLUMNS} from budgets
-    where id in (select unnest(ancestors || id) from budgets where id = any(cast(:threads as uuid[])))
+    where id = any(array(select unnest(ancestors || id) from budgets where id = any(cast(:threads as uuid[]))))
     order by level desc, id for update
     """  # noqa: S608
 )

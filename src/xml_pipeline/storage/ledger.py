@@ -58,6 +58,18 @@ _OVERDUE = text(
 )
 
 
+_BY_KEYS = text("set local enable_seqscan = off")
+
+
+async def plan_by_keys(connection: AsyncConnection) -> None:
+    """Have this transaction look rows up by their keys.
+
+    With statistics of a quiet moment the planner takes holds and budgets for nearly empty, and reads all of them for
+    each row of a batch: for seconds, once they are not.
+    """
+    await connection.execute(_BY_KEYS)
+
+
 async def threads_of_calls(connection: AsyncConnection, calls: Collection[UUID]) -> dict[UUID, UUID]:
     """The thread of each call that has a hold. A hold never changes its thread."""
     rows = await connection.execute(_THREADS_OF_CALLS, {"calls": list(calls)})

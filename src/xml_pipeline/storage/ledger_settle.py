@@ -25,12 +25,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LOCK = text(
     """
-    select id from budgets where id in (
-        select unnest(ancestors || id) from budgets where id in (
+    select id from budgets where id = any(array(
+        select unnest(ancestors || id) from budgets where id = any(array(
             select thread_id from holds where call_id = any(cast(cast(:calls as text) as uuid[]))
             union select * from unnest(cast(:threads as uuid[]))
-        )
-    )
+        ))
+    ))
     order by level desc, id for update
     """
 )

@@ -27,6 +27,8 @@ _MOST_USED = text(
      limit :limit
     """  # noqa: S608
 )
+# Several processes on one index read far beyond the first rows, which are all that is wanted.
+_ONE_PROCESS = text("set local max_parallel_workers_per_gather = 0")
 _UNLIMITED = text(
     f"select {_BUDGET} from budgets where level = 2 and use_rank is null limit :limit"  # noqa: S608
 )
@@ -127,6 +129,7 @@ async def totals(connection: AsyncConnection, *, agent: str | None = None, model
 
 async def list_budgets(connection: AsyncConnection, *, limit: int | None = None) -> list[Budget]:
     """The budgets of threads, the most used first."""
+    await connection.execute(_ONE_PROCESS)
     most = [Budget(*row) for row in await connection.execute(_MOST_USED, {"limit": limit})]
     if limit is None or len(most) < limit:
         left = None if limit is None else limit - len(most)

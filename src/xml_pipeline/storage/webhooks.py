@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from xml_pipeline.storage.tables import webhook_deliveries
+from xml_pipeline.storage.ledger_tables import webhook_deliveries
 
 
 @dataclass(frozen=True, slots=True)

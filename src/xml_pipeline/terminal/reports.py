@@ -58,7 +58,10 @@ def add_report_command(app: typer.Typer, out: Console, panel: str) -> None:
                 out.print(Text.assemble(f"{each.name:<20}", (each.title, "dim")))
             return
         by = None if group_by is None else tuple(part.strip() for part in group_by.split(",") if part.strip())
-        found = _ask(Wanted(report_named(name), _day(first), _day(last), by or None, limit))
+        wanted = Wanted(report_named(name), _day(first), _day(last), by or None, limit)
+        if wanted.report.range is None and (first or last):
+            typer.echo(f"{wanted.report.name} is about now: --from and --to change nothing", err=True)
+        found = _ask(wanted)
         _write(out, found, form, file)
 
 

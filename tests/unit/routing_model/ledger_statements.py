@@ -54,6 +54,10 @@ def _paths(view: View, threads: Iterable[UUID]) -> dict[UUID, Budget]:
     return nodes | view.pick("budget", {id_ for node in nodes.values() for id_ in node.ancestors})
 
 
+async def plan_by_keys(connection: LedgerTransaction) -> None:
+    """The model has no planner."""
+
+
 async def threads_of_calls(connection: LedgerTransaction, calls: Collection[UUID]) -> dict[UUID, UUID]:
     holds = (await connection.statement("find the threads of holds")).pick("hold", calls)
     return {call: hold.thread_id for call, hold in holds.items()}

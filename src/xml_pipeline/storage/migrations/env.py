@@ -8,8 +8,10 @@ import os
 from alembic import context
 from sqlalchemy import Connection
 
+import xml_pipeline.storage.ledger_tables
+import xml_pipeline.storage.tables  # noqa: F401 - both describe tables
+from xml_pipeline.storage.columns import metadata
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.tables import metadata
 
 
 def _run(connection: Connection) -> None:
