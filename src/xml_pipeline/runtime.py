@@ -88,12 +88,16 @@ class Runtime:
 
 
 @asynccontextmanager
-async def current_database(url: str, *, name: str, pool_size: int) -> AsyncIterator[Database]:
-    """A database whose schema is this version's. Raises DatabaseUnavailable, SchemaOutdated."""
-    from xml_pipeline.storage.database import Database
+async def current_database(url: str, *, name: str, pool_size: int, patient: bool = False) -> AsyncIterator[Database]:
+    """A database whose schema is this version's; a `patient` one lets a statement take as long as it takes.
+
+    Raises DatabaseUnavailable, SchemaOutdated.
+    """
+    from xml_pipeline.storage.database import COMMAND_TIMEOUT, Database
     from xml_pipeline.storage.schema import require_current_schema
 
-    database = Database.connect(url, pool_size=pool_size, application_name=name)
+    timeout = None if patient else COMMAND_TIMEOUT
+    database = Database.connect(url, pool_size=pool_size, application_name=name, command_timeout=timeout)
     try:
         with what_to_do("ORGANISM_DATABASE_URL"):
             await require_current_schema(database)

@@ -23,9 +23,14 @@ _PENDING = text(
 )
 
 
+# Before the snapshot is taken: a month that were detached after it had left the tables and not yet come to the sums.
+_KEEP_MONTHS = text("lock table usage_events in access share mode")
+
+
 async def close_books(db: Database) -> Audit:
     """Recompute and compare. Needs no service, and disturbs none. Raises DatabaseUnavailable."""
     async with db.snapshot() as connection:
+        await connection.execute(_KEEP_MONTHS)
         findings = [await _look(connection, check) for check in CHECKS]
         held = (await connection.execute(_PENDING)).one()
     return Audit(tuple(findings), Pending(*(int(number) for number in held)))

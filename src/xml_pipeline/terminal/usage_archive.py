@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from xml_pipeline.errors import InvalidInput
+from xml_pipeline.failpoints import arm_failpoints
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.client import client_of_environment
-from xml_pipeline.terminal.usage_files import FORMATS, sha256_of, written
+from xml_pipeline.terminal.usage_files import require_format
 
 if TYPE_CHECKING:
-    from xml_pipeline.storage.archiving import Totals
-    from xml_pipeline.storage.database import Database
+    from xml_pipeline.terminal.archive_run import Archive, Archived
 
 
 def add_usage_commands(app: typer.Typer, out: Console, panel: str) -> None:
@@ -51,13 +52,21 @@ def add_usage_commands(app: typer.Typer, out: Console, panel: str) -> None:
         Their sums are carried forward: totals, reports by day and `organism audit` stay as they are. A month of which
         events come later than that keeps them in the database.
         """
-        if form not in FORMATS:
-            raise InvalidInput(f"--format must be one of {', '.join(FORMATS)}")
-        done = asyncio.run(_archive(_month(before), to, form, drop=drop, dry_run=dry_run))
-        table = views.table("month", "events", "cost in USD", "file", numbers=["events", "cost in USD"])
-        for month, totals, file in done:
-            table.add_row(f"{month:%Y-%m}", f"{totals.events:,}", f"{totals.cost:,.6f}", "-" if dry_run else str(file))
-        out.print(table if done else "nothing to archive")
+        from xml_pipeline.terminal.archive_run import Archive
+
+        arm_failpoints()
+        require_format(form)
+        done = asyncio.run(_archive(Archive(_month(before), to, form, drop), dry_run=dry_run))
+        out.print(_view(done, dry_run=dry_run) if done else "nothing to archive")
+
+
+def _view(done: Sequence[Archived], *, dry_run: bool) -> RenderableType:
+    title = "nothing was archived: a dry run" if dry_run else None
+    table = views.table("month", "events", "cost in USD", "file", numbers=["events", "cost in USD"], title=title)
+    for one in done:
+        totals = one.totals
+        table.add_row(f"{one.month:%Y-%m}", f"{totals.events:,}", f"{totals.cost:,.6f}", str(one.file))
+    return table
 
 
 def _month(text: str) -> datetime:
@@ -67,40 +76,11 @@ def _month(text: str) -> datetime:
         raise InvalidInput(f"--before must be a month like 2026-01, not {text!r}") from None
 
 
-async def _archive(
-    before: datetime, folder: Path, form: str, *, drop: bool, dry_run: bool
-) -> list[tuple[datetime, Totals, Path]]:
+async def _archive(wanted: Archive, *, dry_run: bool) -> list[Archived]:
     from xml_pipeline.runtime import SettingMissing, current_database, read_settings
-    from xml_pipeline.storage import archiving, organism_state, partitions
 
     url = read_settings().database_url
     if url is None:
         raise SettingMissing("ORGANISM_DATABASE_URL is not set, like postgresql://organism@127.0.0.1/organism")
-    done = []
-    async with current_database(url, name=f"organism-archive-{os.getpid()}", pool_size=2) as db:
-        async with db.begin() as connection:
-            this_month = partitions.month_of(await organism_state.database_time(connection))
-            months = [month for month in await partitions.months(connection) if month < before]
-            await archiving.require_settled(connection, min(before, this_month))
-        if months and months[-1] >= this_month:
-            raise archiving.ArchiveRefused(f"{months[-1]:%Y-%m} is not over: archive months before {this_month:%Y-%m}")
-        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-        for month in months:
-            file = folder / f"usage-{month:%Y-%m}.{form}"
-            done.append((month, await _one(db, month, file, form, drop=drop, dry_run=dry_run), file))
-    return done
-
-
-async def _one(db: Database, month: datetime, file: Path, form: str, *, drop: bool, dry_run: bool) -> Totals:
-    from xml_pipeline.storage import archiving
-
-    async with db.snapshot() as connection:
-        totals = await archiving.totals(connection, month)
-        if dry_run:
-            return totals
-        with written(file, form, archiving.NAMES) as writer:
-            async for rows in archiving.read_month(connection, month):
-                writer.write(rows)
-    async with db.begin() as connection:
-        await archiving.take_out(connection, month, totals, file=file.name, sha256=sha256_of(file), drop=drop)
-    return totals
+    async with current_database(url, name=f"organism-archive-{os.getpid()}", pool_size=2, patient=True) as db:
+        return await (wanted.look(db) if dry_run else wanted.run(db))

@@ -1,18 +1,21 @@
-"""Files of usage events: CSV, or Parquet with its types."""
+"""Files of usage events: CSV, or Parquet with its types. One has its name when all of it is on disk, and not before."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from xml_pipeline.errors import InvalidInput
+from xml_pipeline.errors import InvalidInput, XmlPipelineError
+from xml_pipeline.failpoints import failpoint
 
 FORMATS = ("parquet", "csv")
 _TEXTS = ("call_id", "message_id", "thread_id", "agent_id", "model", "provider", "kind", "price_source")
@@ -20,11 +23,16 @@ _JSON = ("price_rates", "tags")
 _MONEY = ("cost", "uncached_cost")
 _TIMES = ("granted_at", "booked_at")
 _PRECISION, _SCALE = 38, 18
-_SMALLEST = Decimal(1).scaleb(-_SCALE)
+
+
+class ArchiveFileError(XmlPipelineError):
+    """The file could not be written, or there is another one in its place; nothing was taken out of the books."""
+
+    code = "archive-file"
 
 
 class Writer(Protocol):
-    """Takes rows in pieces."""
+    """Takes rows in pieces. Raises ArchiveFileError."""
 
     def write(self, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows."""
@@ -38,71 +46,118 @@ class Writer(Protocol):
 class CsvWriter:
     """A line of names and one for each event; what is not known is empty, money is written out."""
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._csv = csv.writer(self._file, lineterminator="\n")
+    def __init__(self, file: BinaryIO, columns: Sequence[str]) -> None:
+        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        self._csv = csv.writer(self._text, lineterminator="\n")
         self._csv.writerow(columns)
 
     def write(self, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows."""
-        self._csv.writerows([_plain(value) for value in row] for row in rows)
+        with _file_errors():
+            self._csv.writerows([_plain(value) for value in row] for row in rows)
 
     def close(self) -> None:
-        """On disk when this returns."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Write what is left."""
+        with _file_errors():
+            self._text.detach()
 
 
 class ParquetWriter:
-    """Money is decimal(38, 18), times are microseconds in UTC. Raises InvalidInput without pyarrow."""
+    """Money is decimal(38, 18), times are microseconds in UTC; each piece becomes a row group."""
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise InvalidInput("Parquet needs pyarrow: install xml-pipeline[parquet], or use --format csv") from error
-        self._pa = pa
+    def __init__(self, file: BinaryIO, columns: Sequence[str]) -> None:
+        self._pa, parquet = _pyarrow()
         self._columns = columns
-        self._schema = pa.schema([(name, _type(pa, name)) for name in columns])
-        self._writer = pq.ParquetWriter(path, self._schema)
+        self._schema = self._pa.schema([(name, _type(self._pa, name)) for name in columns])
+        self._writer = parquet.ParquetWriter(file, self._schema)
 
     def write(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Add rows, as one group."""
-        columns = [[_money(name, row[at]) for row in rows] for at, name in enumerate(self._columns)]
-        arrays = [self._pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        self._writer.write_table(self._pa.Table.from_arrays(arrays, schema=self._schema))
+        """Add rows."""
+        with _file_errors():
+            arrays = [self._array(name, [row[at] for row in rows]) for at, name in enumerate(self._columns)]
+            self._writer.write_table(self._pa.Table.from_arrays(arrays, schema=self._schema))
 
     def close(self) -> None:
         """Write the file's end."""
-        self._writer.close()
+        with _file_errors():
+            self._writer.close()
+
+    def _array(self, name: str, values: list[Any]) -> object:
+        try:
+            return self._pa.array(values, self._schema.field(name).type)
+        except self._pa.ArrowInvalid as error:
+            # Rounded it were not what is booked.
+            raise ArchiveFileError(f"{name} does not fit into Parquet's type ({error}): use --format csv") from error
+
+
+def require_format(form: str) -> None:
+    """Raises InvalidInput for a format that is not known, or that needs what is not installed."""
+    if form not in FORMATS:
+        raise InvalidInput(f"--format must be one of {', '.join(FORMATS)}")
+    if form == "parquet":
+        _pyarrow()
 
 
 @contextmanager
 def written(path: Path, form: str, columns: Sequence[str]) -> Iterator[Writer]:
-    """A writer to a file that has its name only when all is in it."""
-    part = path.with_name(f"{path.name}.part")
-    writer: Writer = CsvWriter(part, columns) if form == "csv" else ParquetWriter(part, columns)
+    """A writer to a new file. Raises ArchiveFileError, also where another file has its name: that one is left alone."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        yield writer
+        with _file_errors():
+            file = part.open("xb")
+        with file:
+            writer: Writer = CsvWriter(file, columns) if form == "csv" else ParquetWriter(file, columns)
+            try:
+                yield writer
+            finally:
+                writer.close()
+            with _file_errors():
+                file.flush()
+                os.fsync(file.fileno())
+        failpoint("archive.before-rename")
+        with _file_errors():
+            _rename(part, path)
     finally:
-        writer.close()
-    part.replace(path)
+        part.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
     """What tells whether a file is still the one that was written."""
-    with path.open("rb") as file:
+    with _file_errors(), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _rename(part: Path, path: Path) -> None:
+    """A file that is there may be of an archive that was killed, or hold another organism's month."""
+    if path.exists() and sha256_of(path) != sha256_of(part):
+        raise ArchiveFileError(f"{path} exists and holds other events: move it away, or write to another folder")
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _file_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveFileError(f"cannot write the file: {error}") from error
+
+
+def _pyarrow() -> tuple[ModuleType, ModuleType]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InvalidInput("Parquet needs pyarrow: install xml-pipeline[parquet], or use --format csv") from error
+    return pyarrow, pyarrow.parquet
 
 
 def _plain(value: object) -> object:
     return format(value, "f") if isinstance(value, Decimal) else value
-
-
-def _money(name: str, value: object) -> object:
-    return value.quantize(_SMALLEST) if name in _MONEY and isinstance(value, Decimal) else value
 
 
 def _type(arrow: ModuleType, name: str) -> object:
