@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,9 +19,13 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.integration.ledger_support import PRICING, ask, handled_message, numbers, used
+from xml_pipeline.audit import closing
 from xml_pipeline.audit.closing import close_books
+from xml_pipeline.audit.model import Check, Finding
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.model import Rules
 from xml_pipeline.storage import archiving
@@ -57,10 +64,10 @@ async def _make_last_month(db: Database) -> None:
         )
 
 
-def _archive(url: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def _archive(url: str, folder: Path, *more: str, failpoints: str = "") -> subprocess.CompletedProcess[str]:
     before = f"{month_of(NOW):%Y-%m}"
     command = [sys.executable, "-m", "xml_pipeline", "usage", "archive", "--before", before, "--to", str(folder), *more]
-    env = {**os.environ, "ORGANISM_DATABASE_URL": url, "COLUMNS": "200"}
+    env = {**os.environ, "ORGANISM_DATABASE_URL": url, "COLUMNS": "200", "ORGANISM_FAILPOINTS": failpoints}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -124,16 +131,185 @@ async def test_a_sum_carried_forward_that_is_wrong_is_found(db: Database, databa
     assert found == {"archived-months", "spent"}
 
 
-async def test_what_is_booked_while_a_month_is_written_is_not_lost(db: Database) -> None:
+_CHANGES = {
+    "one more": "insert into usage_events select gen_random_uuid(), message_id, thread_id, agent_id, model, provider,"
+    " 0, 0, null, null, null, null, null, null, null, null, 0, null, null, kind, period, granted_at, booked_at"
+    " from usage_events limit 1",
+    "one less": "delete from usage_events where prompt_tokens = 100",
+    "a little dearer": "update usage_events set cost = cost + 1e-9 where prompt_tokens = 100",
+    "another price": "update usage_events set price_id = 7 where prompt_tokens = 100",
+    "no cache": "update usage_events set uncached_cost = 1 where prompt_tokens = 100",
+    "booked anew": "update usage_events set booked_at = booked_at + interval '1 us' where prompt_tokens = 100",
+}
+
+
+@pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
+async def test_what_changes_while_a_month_is_written_is_not_lost(db: Database, change: str) -> None:
     await _make_last_month(db)
     await _book(db, LAST_MONTH)
     async with db.begin() as connection:
         written = await archiving.totals(connection, LAST_MONTH)
-    await _book(db, LAST_MONTH, count=1)
+        await connection.execute(text(change))
     with pytest.raises(archiving.ArchiveChanged):
         async with db.begin() as connection:
             await archiving.take_out(connection, LAST_MONTH, written, file="x", sha256="", drop=True)
-    assert await numbers(db, "select count(*) from usage_events") == (EVENTS + 1,)
+    assert await numbers(db, "select to_regclass(:table) is not null", table=partition_of(LAST_MONTH)) == (True,)
+    assert await numbers(db, "select (select count(*) from carried_forward), count(*) from usage_archives") == (0, 0)
+
+
+_ALL = """
+    select e.call_id::text, e.message_id::text, e.thread_id::text, e.agent_id, e.model, e.provider, e.prompt_tokens,
+        e.completion_tokens, e.cache_read_tokens, e.cache_write_tokens, e.reasoning_tokens, e.audio_prompt_tokens,
+        e.audio_completion_tokens, e.image_prompt_tokens, e.image_completion_tokens, e.latency_us, e.cost,
+        e.uncached_cost, e.kind, e.period, e.granted_at, e.booked_at, p.source, p.rates::text, t.tags::text
+    from usage_events e left join prices p on p.id = e.price_id left join threads t on t.id = e.thread_id
+    order by e.granted_at, e.call_id
+"""
+_MORE = """
+    insert into usage_events (call_id, thread_id, agent_id, model, provider, prompt_tokens, completion_tokens,
+        cache_read_tokens, latency_us, cost, uncached_cost, kind, period, granted_at)
+    select gen_random_uuid(), gen_random_uuid(), 'wri,t"er', 'größe', 'x', n, 0, nullif(n % 3, 0), nullif(n, 5),
+        n * 0.000000000000000001, nullif(n % 2, 0), 'measured', 1,
+        cast(:at as timestamptz) + n * interval '1 microsecond'
+    from generate_series(1, :count) n
+"""
+
+
+async def test_every_column_of_every_event_is_in_the_file(db: Database, database_url: str, tmp_path: Path) -> None:
+    """More events than are in memory at once; with what is not known, not priced, of no known thread; small money."""
+    await _make_last_month(db)
+    await _book(db, LAST_MONTH)
+    async with db.begin() as connection:
+        await connection.execute(text(_MORE), {"at": LAST_MONTH, "count": 2 * archiving.CHUNK + 7})
+        kept = [tuple(row) for row in await connection.execute(text(_ALL))]
+    folder = tmp_path / "archive"
+    assert _archive(database_url, folder, "--dry-run").returncode == 0
+    assert not folder.exists()
+    assert _archive(database_url, folder).returncode == 0
+    file = folder / f"usage-{LAST_MONTH:%Y-%m}.parquet"
+    assert [tuple(row.values()) for row in pq.read_table(file).to_pylist()] == kept
+    assert await numbers(db, "select file, sha256 from usage_archives") == (file.name, _sha256(file))
+
+
+async def test_money_that_parquet_cannot_hold_is_not_rounded(db: Database, database_url: str, tmp_path: Path) -> None:
+    await _make_last_month(db)
+    await _book(db, LAST_MONTH)
+    async with db.begin() as connection:
+        await connection.execute(text("update usage_events set cost = 1e-19 where prompt_tokens = 110"))
+    refused = _archive(database_url, tmp_path)
+    assert (refused.returncode, "use --format csv" in refused.stderr) == (1, True), refused.stderr
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+    assert _archive(database_url, tmp_path, "--format", "csv").returncode == 0
+    (row,) = (row for row in _read(tmp_path / f"usage-{LAST_MONTH:%Y-%m}.csv") if row["prompt_tokens"] == 110)
+    assert row["cost"] == Decimal("1e-19")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("moment", ["before-rename", "after-file", "before-commit", "after-commit"])
+async def test_killed_and_run_again_it_finishes(
+    db: Database, database_url: str, tmp_path: Path, moment: str, form: str
+) -> None:
+    await _make_last_month(db)
+    await _book(db, LAST_MONTH)
+    before = await _raw(db)
+    killed = _archive(database_url, tmp_path, "--format", form, failpoints=f"archive.{moment}=kill")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    await _assert_clean(db)
+    done = _archive(database_url, tmp_path, "--format", form)
+    assert done.returncode == 0, done.stderr
+    assert ("nothing to archive" in done.stdout) == (moment == "after-commit")
+    file = tmp_path / f"usage-{LAST_MONTH:%Y-%m}.{form}"
+    assert [(row["call_id"], row["prompt_tokens"], row["cost"], row["tags"]) for row in _read(file)] == before
+    assert await numbers(db, "select events, sha256 from usage_archives") == (EVENTS, _sha256(file))
+    assert await numbers(db, "select count(*) from usage_events") == (0,)
+    await _assert_clean(db)
+
+
+async def test_another_file_with_its_name_is_left_alone(db: Database, database_url: str, tmp_path: Path) -> None:
+    await _make_last_month(db)
+    await _book(db, LAST_MONTH)
+    file = tmp_path / f"usage-{LAST_MONTH:%Y-%m}.csv"
+    file.write_text("another organism's month")
+    refused = _archive(database_url, tmp_path, "--format", "csv", "--drop")
+    assert (refused.returncode, "move it away" in refused.stderr) == (1, True), refused.stderr
+    assert os.listdir(tmp_path) == [file.name]  # noqa: PTH208
+    assert file.read_text() == "another organism's month"
+    assert await numbers(db, "select count(*) from usage_events") == (EVENTS,)
+
+
+async def test_one_at_a_time(db: Database, database_url: str, tmp_path: Path) -> None:
+    await _make_last_month(db)
+    await _book(db, LAST_MONTH)
+    async with archiving.archiving_alone(db):
+        refused = await asyncio.to_thread(_archive, database_url, tmp_path, "--format", "csv")
+    assert (refused.returncode, "another archive is under way" in refused.stderr) == (1, True), refused.stderr
+    assert _archive(database_url, tmp_path, "--format", "csv").returncode == 0
+
+
+async def test_months_that_never_had_a_table_are_archived_too(db: Database, database_url: str, tmp_path: Path) -> None:
+    """As those of before there were months."""
+    await _book(db, LAST_MONTH)
+    await _book(db, month_of(LAST_MONTH - timedelta(days=1)))
+    await _book(db, NOW, count=1)
+    assert f"{LAST_MONTH:%Y-%m}" in _archive(database_url, tmp_path, "--format", "csv", "--dry-run").stdout
+    assert await numbers(db, "select count(*) from usage_events_other") == (2 * EVENTS + 1,)
+    done = _archive(database_url, tmp_path, "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    assert await numbers(db, "select count(*), sum(events) from usage_archives") == (2, 2 * EVENTS)
+    assert await numbers(db, "select count(*) from usage_events") == (1,)
+    await _assert_clean(db)
+
+
+async def test_who_closes_the_books_sees_a_month_whole_or_carried_forward(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the two meet: a month does not leave the tables under the audit's eyes."""
+    await _make_last_month(db)
+    await _book(db, LAST_MONTH)
+    async with db.begin() as connection:
+        written = await archiving.totals(connection, LAST_MONTH)
+    look, met = closing._look, list[Check]()
+
+    async def take_out() -> None:
+        async with db.begin() as other:
+            await archiving.take_out(other, LAST_MONTH, written, file="x", sha256="", drop=True)
+
+    async def meet(connection: AsyncConnection, check: Check) -> Finding:
+        if not met:
+            met.append(check)
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                await take_out()
+        return await look(connection, check)
+
+    monkeypatch.setattr(closing, "_look", meet)
+    await _assert_clean(db)
+    await take_out()
+    await _assert_clean(db)
+
+
+async def test_bookings_go_on_while_months_are_archived(db: Database, database_url: str, tmp_path: Path) -> None:
+    """None has to be done again."""
+    await _make_last_month(db)
+    await make_months(db)
+    await _book(db, LAST_MONTH)
+    archive = asyncio.create_task(asyncio.to_thread(_archive, database_url, tmp_path, "--format", "csv"))
+    booked = 0
+    while not archive.done():
+        await _book(db, NOW, count=1)
+        booked += 1
+    done = await archive
+    assert done.returncode == 0, done.stderr
+    assert await numbers(db, "select count(*) from usage_events") == (booked,)
+    await _assert_clean(db)
+
+
+async def _assert_clean(db: Database) -> None:
+    audit = await close_books(db)
+    assert audit.clean, [finding for finding in audit.findings if finding.count]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 async def test_a_month_that_is_not_over_or_not_settled_is_refused(
