@@ -268,11 +268,7 @@ async def _audited(database_url: str) -> list[str]:
         audit = await close_books(db)
     finally:
         await db.close()
-    return [
-        f"audit: {one.check}: {one.key}: {one.expected} expected, {one.found} found"
-        for finding in audit.findings
-        for one in finding.first
-    ]
+    return [f"audit: {one.check}: {one.key}: {one.expected} expected, {one.found} found" for one in audit.differences]
 
 
 def failed(fault: Fault, seed: int, rate: float, reason: str) -> Report:

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.integration.ledger_support import PRICING, ask, handled_message, numbers, used
-from xml_pipeline.audit.closing import close_books
+from xml_pipeline.audit.closing import close_books, recompute
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.model import Rules
 from xml_pipeline.storage import archiving
@@ -114,14 +114,33 @@ async def test_usage_of_an_archived_month_that_comes_late_is_kept(
     assert await numbers(db, "select to_regclass(:name) is null", name=partition_of(LAST_MONTH)) == (True,)
 
 
-async def test_a_sum_carried_forward_that_is_wrong_is_found(db: Database, database_url: str, tmp_path: Path) -> None:
+_CARRIED = {"archived-months", "archived-tags", "spent"}
+_WRONG = {
+    "a sum carried forward": ("update carried_forward set prompt_tokens = prompt_tokens + 1", _CARRIED),
+    "a sum carried forward is missing": ("delete from carried_forward", {"archives", *_CARRIED}),
+    "an hour": ("update usage_rollups set latency_us = 0 where grain = 'hour'", {"archived-days"}),
+    "a day": (
+        "update usage_rollups set cost = cost + 1e-9 where grain = 'day'",
+        {"archived-months", "archived-days"},
+    ),
+    "a tag's day": (
+        "update tag_rollups set requests = 1 where grain = 'day'",
+        {"archived-tags", "archived-tag-days"},
+    ),
+    "the count of a file": ("update usage_archives set events = events - 1", {"archives"}),
+}
+
+
+async def test_what_is_wrong_in_an_archived_month_is_found(db: Database, database_url: str, tmp_path: Path) -> None:
     await _make_last_month(db)
     await _book(db, LAST_MONTH)
     assert _archive(database_url, tmp_path, "--format", "csv").returncode == 0
-    async with db.begin() as connection:
-        await connection.execute(text("update carried_forward set prompt_tokens = prompt_tokens + 1"))
-    found = {finding.check.name for finding in (await close_books(db)).findings if finding.count}
-    assert found == {"archived-months", "spent"}
+    for what, (statement, checks) in _WRONG.items():
+        async with db.begin() as connection:
+            assert (await connection.execute(text(statement))).rowcount, what
+            audit = await recompute(connection)
+            assert {finding.check.name for finding in audit.findings if finding.count} == checks, what
+            await connection.rollback()
 
 
 async def test_what_is_booked_while_a_month_is_written_is_not_lost(db: Database) -> None:
