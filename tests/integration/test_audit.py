@@ -12,6 +12,7 @@ from uuid import UUID, uuid4, uuid5
 import pytest
 from sqlalchemy import text
 
+from tests.chaos.run import audited
 from tests.integration.ledger_support import MODEL, PRICING, ask, handled_message, used
 from tests.support.postgres import Databases
 from xml_pipeline.audit.closing import CHECKS, SHOWN, close_books, recompute
@@ -267,6 +268,13 @@ async def test_what_differs_is_told_with_what_was_expected_and_no_more_than_is_r
     await _plant(db, "update budgets set prompt_tokens = prompt_tokens + 1 where level = 2")
     audit = await close_books(db)
     assert (audit.count, len(audit.differences)) == (SHOWN + 2, SHOWN)
+
+
+async def test_a_run_of_chaos_is_told_what_differs(db: Database, database_url: str) -> None:
+    thread = await _spend(db, 300, 20)
+    assert await audited(database_url) == []
+    await _plant(db, "update budgets set held = 1 where level = 2")
+    assert await audited(database_url) == [f"audit: held: thread {thread}: 0 expected, 1 found"]
 
 
 async def test_what_was_overspent_is_listed_and_no_difference(db: Database) -> None:
