@@ -17,8 +17,8 @@ from rich.text import Text
 from xml_pipeline.errors import InvalidOrganism, NotFound, XmlPipelineError
 from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
-from xml_pipeline.terminal.accounts import add_audit_command
 from xml_pipeline.terminal.arguments import payload_of, tags_of
+from xml_pipeline.terminal.audit import add_audit_command
 from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
 from xml_pipeline.terminal.letters import add_letter_commands

@@ -243,7 +243,7 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
     queues, crashes = queues_of(stage.organism), stage.crew.crashes
     facts = read_facts_now(stage.database_url, stage.amqp_url, queues, load.history, answered, crashes)
     verdict = check(facts, fault.allowed)
-    verdict.off += [*stage.shortcomings, *asyncio.run(_audited(stage.database_url))]
+    verdict.off += [*stage.shortcomings, *asyncio.run(audited(stage.database_url))]
     (stage.folder / "expired.txt").write_text("".join(f"{line}\n" for line in verdict.expired_rows))
     return Report(
         fault=fault.name,
@@ -261,18 +261,14 @@ def _judge(stage: Stage, fault: Fault, load: Load, seed: int, stopped: float | N
     )
 
 
-async def _audited(database_url: str) -> list[str]:
+async def audited(database_url: str) -> list[str]:
     """What differs when the books are closed."""
     db = Database.connect(database_url, pool_size=1, application_name="chaos-audit", command_timeout=None)
     try:
         audit = await close_books(db)
     finally:
         await db.close()
-    return [
-        f"audit: {one.check}: {one.key}: {one.expected} expected, {one.found} found"
-        for finding in audit.findings
-        for one in finding.first
-    ]
+    return [f"audit: {one.check}: {one.key}: {one.expected} expected, {one.found} found" for one in audit.differences]
 
 
 def failed(fault: Fault, seed: int, rate: float, reason: str) -> Report:

@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from tests.support import routing as given
+from xml_pipeline.audit.closing import close_books
+from xml_pipeline.audit.thread_checks import THREAD_CHECKS
 from xml_pipeline.envelope.codec import decode_assignment, encode_turn
 from xml_pipeline.envelope.model import Assignment, Outcome, Output, Turn
 from xml_pipeline.message_bus.memory import MemoryBroker
@@ -134,7 +136,7 @@ async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
 
 @asynccontextmanager
 async def stage(database_url: str, organism: Organism, *, routers: int = 1) -> AsyncIterator[Stage]:
-    """Routers that run until the test is over, and end in order."""
+    """Routers that run until the test is over, and end in order; what they have counted adds up then."""
     broker, db, stop = MemoryBroker(), Database.connect(database_url), asyncio.Event()
     bus = broker.connect()
     await bus.declare(organism_topology(organism.name, organism.listeners))
@@ -147,8 +149,17 @@ async def stage(database_url: str, organism: Organism, *, routers: int = 1) -> A
         for n in range(routers)
     ]
     try:
-        yield Stage(db, bus, organism, feed, queues, running)
+        try:
+            yield Stage(db, bus, organism, feed, queues, running)
+        finally:
+            stop.set()
+            await asyncio.wait_for(asyncio.gather(*running), LIMIT)
+        await _require_counts(db)
     finally:
-        stop.set()
-        await asyncio.wait_for(asyncio.gather(*running), LIMIT)
         await db.close()
+
+
+async def _require_counts(db: Database) -> None:
+    checks = {check.name for check in THREAD_CHECKS}
+    differences = [one for one in (await close_books(db)).differences if one.check in checks]
+    assert not differences, differences

@@ -24,10 +24,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.integration.ledger_support import PRICING, ask, handled_message, numbers, used
 from xml_pipeline.audit import closing
-from xml_pipeline.audit.closing import close_books
+from xml_pipeline.audit.closing import close_books, recompute
 from xml_pipeline.audit.model import Check, Finding
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.model import Rules
+from xml_pipeline.message_bus.messages import HoldRelease
 from xml_pipeline.storage import archiving
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.partitions import make_months, month_of, next_month, partition_of
@@ -121,14 +122,33 @@ async def test_usage_of_an_archived_month_that_comes_late_is_kept(
     assert await numbers(db, "select to_regclass(:name) is null", name=partition_of(LAST_MONTH)) == (True,)
 
 
-async def test_a_sum_carried_forward_that_is_wrong_is_found(db: Database, database_url: str, tmp_path: Path) -> None:
+_CARRIED = {"archived-months", "archived-tags", "spent"}
+_WRONG = {
+    "a sum carried forward": ("update carried_forward set prompt_tokens = prompt_tokens + 1", _CARRIED),
+    "a sum carried forward is missing": ("delete from carried_forward", {"archives", *_CARRIED}),
+    "an hour": ("update usage_rollups set latency_us = 0 where grain = 'hour'", {"archived-days"}),
+    "a day": (
+        "update usage_rollups set cost = cost + 1e-9 where grain = 'day'",
+        {"archived-months", "archived-days"},
+    ),
+    "a tag's day": (
+        "update tag_rollups set requests = 1 where grain = 'day'",
+        {"archived-tags", "archived-tag-days"},
+    ),
+    "the count of a file": ("update usage_archives set events = events - 1", {"archives"}),
+}
+
+
+async def test_what_is_wrong_in_an_archived_month_is_found(db: Database, database_url: str, tmp_path: Path) -> None:
     await _make_last_month(db)
     await _book(db, LAST_MONTH)
     assert _archive(database_url, tmp_path, "--format", "csv").returncode == 0
-    async with db.begin() as connection:
-        await connection.execute(text("update carried_forward set prompt_tokens = prompt_tokens + 1"))
-    found = {finding.check.name for finding in (await close_books(db)).findings if finding.count}
-    assert found == {"archived-months", "spent"}
+    for what, (statement, checks) in _WRONG.items():
+        async with db.begin() as connection:
+            assert (await connection.execute(text(statement))).rowcount, what
+            audit = await recompute(connection)
+            assert {finding.check.name for finding in audit.findings if finding.count} == checks, what
+            await connection.rollback()
 
 
 _CHANGES = {
@@ -274,12 +294,12 @@ async def test_who_closes_the_books_sees_a_month_whole_or_carried_forward(
         async with db.begin() as other:
             await archiving.take_out(other, LAST_MONTH, written, file="x", sha256="", drop=True)
 
-    async def meet(connection: AsyncConnection, check: Check) -> Finding:
+    async def meet(connection: AsyncConnection, check: Check, shown: int) -> Finding:
         if not met:
             met.append(check)
             with pytest.raises(DBAPIError, match="lock timeout"):
                 await take_out()
-        return await look(connection, check)
+        return await look(connection, check, shown)
 
     monkeypatch.setattr(closing, "_look", meet)
     await _assert_clean(db)
@@ -348,3 +368,27 @@ def _read(path: Path) -> list[dict[str, Any]]:
             row | {"prompt_tokens": int(row["prompt_tokens"]), "cost": Decimal(row["cost"])}
             for row in csv.DictReader(file)
         ]
+
+
+@pytest.mark.parametrize("late", ["event", "release"])
+async def test_what_is_late_for_an_expired_call_of_an_archived_month_changes_nothing(db: Database, late: str) -> None:
+    await _make_last_month(db)
+    message = await handled_message(db)
+    request = ask(message)
+    await books.book(db, [request], rules=Rules(), pricing=PRICING)
+    at = LAST_MONTH + timedelta(days=1)
+    async with db.begin() as connection:
+        await connection.execute(text("update threads set slots = 1"))
+        await connection.execute(text("update holds set granted_at = :at, expires_at = :at"), {"at": at})
+    await books.sweep(db, rules=Rules(), pricing=PRICING)
+    async with db.begin() as connection:
+        written = await archiving.totals(connection, LAST_MONTH)
+        await archiving.take_out(connection, LAST_MONTH, written, file="x", sha256="", drop=True)
+    spent = await numbers(db, "select array_agg(prompt_tokens + completion_tokens order by level) from budgets")
+    event, release = used(message, request.call_id, at=at), HoldRelease(call_id=request.call_id)
+    usual = used(message, uuid4())
+    changes = await books.book(db, [event if late == "event" else release, usual], rules=Rules(), pricing=PRICING)
+    assert list(changes.booked) == [usual.call_id]
+    more = await numbers(db, "select array_agg(prompt_tokens + completion_tokens order by level) from budgets")
+    assert (spent, more) == (([100, 100],), ([115, 115],))
+    await _assert_clean(db)

@@ -1,4 +1,4 @@
-"""Records that have to fit each other: holds, events, messages, prices, limits, counters. SQL alone."""
+"""Records of the ledger that have to fit each other: holds, events, messages, prices, periods. SQL alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,101 @@ from xml_pipeline.audit.model import Check
 # What a month that was archived held is not there to be compared with.
 _ARCHIVED = """exists (select from usage_archives a
     where a.month = cast(date_trunc('month', h.granted_at, 'UTC') at time zone 'UTC' as date))"""
+
+_EXPIRED = f"""
+    select * from (
+        select cast(coalesce(h.call_id, e.call_id) as text) as key,
+            concat_ws(' ', h.prompt_bound, h.max_completion, h.agent_id, h.model, h.provider, h.period, h.thread_id,
+                h.granted_at) as expected,
+            concat_ws(' ', e.prompt_tokens, e.completion_tokens, e.agent_id, e.model, e.provider, e.period,
+                e.thread_id, e.granted_at) as found
+        from (select * from holds where state = 'expired') h
+        full join (select * from usage_events where kind = 'expired') e using (call_id)
+        where not (e.call_id is null and {_ARCHIVED})
+    ) as expired where expected <> found
+"""  # noqa: S608 - no input of anybody
+
+
+def _messages(table: str) -> str:
+    """Rows that are not of the thread and the agent of their message. Old events may have none."""
+    return f"""
+        select cast(e.call_id as text) as key,
+            coalesce(m.to_id || ' in ' || m.thread_id, case when e.message_id is null then 'a thread' else 'a message'
+                end) as expected,
+            e.agent_id || ' in ' || e.thread_id as found
+        from {table} e left join messages m on m.id = e.message_id
+        where (e.message_id is not null and m.id is null) or (m.thread_id, m.to_id) <> (e.thread_id, e.agent_id)
+            or (e.message_id is null and not exists (select from threads t where t.id = e.thread_id))"""  # noqa: S608
+
+
+def _rate(kind: str, whole: str | None = None) -> str:
+    """A rate of a card; a kind without one is charged as what it is part of, and counts by what it costs more."""
+    if whole is None:
+        return f"coalesce(cast(rates ->> '{kind}' as numeric), 0) as {kind}"
+    part = f"cast(coalesce(rates ->> '{kind}', rates ->> '{whole}', '0') as numeric)"
+    return f"{part} - coalesce(cast(rates ->> '{whole}' as numeric), 0) as {kind}"
+
+
+_RATES = ", ".join(
+    (
+        *(_rate(kind) for kind in ("input", "output", "requests")),
+        *(_rate(kind, "input") for kind in ("cache_read", "cache_write", "audio_input", "image_input")),
+        *(_rate(kind, "output") for kind in ("audio_output", "image_output", "reasoning")),
+    )
+)
+
+# Kinds of tokens are taken from a total one after the other, none more than is left of it.
+_COSTS = f"""
+    with cards as materialized (select id, {_RATES} from prices where source <> 'before'),
+    first as (
+        select call_id, cost, uncached_cost, price_id, cache_read_tokens, cache_write_tokens, audio_prompt_tokens,
+            image_prompt_tokens, image_completion_tokens, reasoning_tokens,
+            prompt_tokens as prompt, completion_tokens as completion,
+            least(coalesce(cache_read_tokens, 0), prompt_tokens) as read,
+            least(coalesce(audio_completion_tokens, 0), completion_tokens) as spoken
+        from usage_events where price_id is not null
+    ), second as (
+        select *, least(coalesce(cache_write_tokens, 0), prompt - read) as written,
+            least(coalesce(image_completion_tokens, 0), completion - spoken) as drawn
+        from first
+    ), third as (
+        select *, least(coalesce(audio_prompt_tokens, 0), prompt - read - written) as heard,
+            least(coalesce(reasoning_tokens, 0), completion - spoken - drawn) as reasoned
+        from second
+    ), fourth as (
+        select *, least(coalesce(image_prompt_tokens, 0), prompt - read - written - heard) as seen from third
+    ), charged as (
+        select f.*, c.cache_read * f.read + c.cache_write * f.written as cached,
+            c.requests + c.input * f.prompt + c.output * f.completion + c.audio_input * f.heard
+                + c.image_input * f.seen + c.audio_output * f.spoken + c.image_output * f.drawn
+                + c.reasoning * f.reasoned as uncached
+        from fourth f join cards c on c.id = f.price_id
+    ), costs as (
+        select call_id, cost, uncached_cost, (uncached + cached) * 0.000001 as expected,
+            case when num_nulls(cache_read_tokens, cache_write_tokens) < 2 then uncached * 0.000001 end
+                as expected_uncached
+        from charged
+    )
+    select cast(call_id as text) as key,
+        concat_ws(' ', trim_scale(expected), trim_scale(expected_uncached)) as expected,
+        concat_ws(' ', trim_scale(cost), trim_scale(uncached_cost)) as found
+    from costs where cost <> expected or uncached_cost is distinct from expected_uncached
+"""  # noqa: S608 - no input of anybody
+
+# A call that is granted while a period begins may belong to either. Periods before the oldest that is known, and those
+# of which only the number is known, have no beginning to compare with.
+_PERIODS = """
+    with periods as (
+        select period, started_at, lead(started_at) over (order by period) as ended_at,
+            started_at < '1971-01-01 00:00+00' or period = min(period) over () as early
+        from usage_periods
+    )
+    select cast(e.call_id as text) as key, 'granted in period ' || e.period as expected,
+        cast(e.granted_at as text) as found
+    from usage_events e left join periods p using (period)
+    where p.period is null or (not p.early and e.granted_at < p.started_at)
+        or (p.ended_at > '1971-01-01 00:00+00' and e.granted_at > p.ended_at + interval '1 minute')
+"""
 
 RECORD_CHECKS = (
     Check(
@@ -23,20 +118,11 @@ RECORD_CHECKS = (
     ),
     Check(
         "expired-holds",
-        "a hold that expired is booked as expired, and what is booked so had one",
-        f"""select cast(coalesce(h.call_id, e.call_id) as text) as key, h.state as expected, e.kind as found
-            from (select * from holds where state = 'expired') h
-            full join (select * from usage_events where kind = 'expired') e using (call_id)
-            where (h.call_id is null or e.call_id is null) and not {_ARCHIVED}""",  # noqa: S608 - no input of anybody
+        "a hold that expired is booked as expired, at its size, and what is booked so had one",
+        _EXPIRED,
     ),
-    Check(
-        "messages-of-events",
-        "an event is of the thread and the agent of its message",
-        """select cast(e.call_id as text) as key, coalesce(m.to_id || ' in ' || m.thread_id, 'a message') as expected,
-               e.agent_id || ' in ' || e.thread_id as found
-           from usage_events e left join messages m on m.id = e.message_id
-           where m.id is null or (m.thread_id, m.to_id) <> (e.thread_id, e.agent_id)""",
-    ),
+    Check("messages-of-events", "an event is of the thread and the agent of its message", _messages("usage_events")),
+    Check("messages-of-holds", "a hold is of the thread and the agent of its message", _messages("holds")),
     Check(
         "prices",
         "the price that a call was charged by is known, and a call without one costs nothing",
@@ -45,51 +131,6 @@ RECORD_CHECKS = (
            from usage_events e left join prices p on p.id = e.price_id
            where (e.price_id is not null and p.id is null) or (e.price_id is null and e.cost <> 0)""",
     ),
-    Check(
-        "top-ups",
-        "a budget was topped up by what its top-ups say",
-        """select cast(coalesce(b.id, t.thread_id) as text) as key, cast(coalesce(t.tokens, 0) as text) as expected,
-               cast(coalesce(b.topped_up, 0) as text) as found
-           from budgets b full join (select thread_id, sum(tokens) as tokens from top_ups group by 1) t
-               on t.thread_id = b.id
-           where coalesce(b.topped_up, 0) <> coalesce(t.tokens, 0)""",
-    ),
-    Check(
-        "paths",
-        "a thread's budget lies below the organism and the tags of the thread",
-        """select cast(b.id as text) as key, coalesce(tags.names, '') as expected, coalesce(above.names, '') as found
-           from budgets b join threads t on t.id = b.thread_id
-           cross join lateral (
-               select string_agg(key || '=' || value, ' ' order by key) as names from jsonb_each_text(t.tags)
-           ) tags
-           cross join lateral (
-               select string_agg(a.tag_key || '=' || a.tag_value, ' ' order by a.tag_key) filter (where a.level = 1)
-                   as names, count(*) filter (where a.level = 0) as roots, count(*) filter (where a.id = t.id) as own
-               from budgets a where a.id = any(b.ancestors)
-           ) above
-           where b.level in (2, 3) and (tags.names is distinct from above.names or above.roots <> 1
-               or above.own <> b.level - 2)""",
-    ),
-    Check(
-        "open-messages",
-        "a thread counts what of it is open, and its messages have slots without holes",
-        """select cast(t.id as text) as key, concat_ws(' ', coalesce(m.open, 0) + coalesce(i.n, 0), coalesce(m.n, 0))
-               as expected, concat_ws(' ', t.open, t.slots) as found
-           from threads t
-           left join (select thread_id, count(*) as n, count(*) filter (where state <> 'closed') as open
-                      from messages group by 1) m on m.thread_id = t.id
-           left join (select thread_id, count(*) as n from inbox where taken_at is null group by 1) i
-               on i.thread_id = t.id
-           where t.open <> coalesce(m.open, 0) + coalesce(i.n, 0) or t.slots <> coalesce(m.n, 0)""",
-    ),
-    Check(
-        "open-calls",
-        "a call waits for as many answers as its requests owe it",
-        """select cast(c.id as text) as key, cast(coalesce(owed.n, 0) as text) as expected,
-               cast(c.pending as text) as found
-           from calls c join threads t on t.id = c.thread_id
-           left join (select parent, count(*) as n from calls where awaited and not answered group by 1) owed
-               on owed.parent = c.id
-           where t.status <> 'killed' and c.pending <> coalesce(owed.n, 0)""",
-    ),
+    Check("costs", "a call costs what the rates say that it was charged by", _COSTS),
+    Check("periods", "usage belongs to the period in which it was granted", _PERIODS),
 )

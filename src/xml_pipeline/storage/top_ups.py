@@ -25,10 +25,10 @@ _NOTE = text("""
     values (:id, :thread_id, :tokens, :request_hash, :actor) on conflict do nothing
 """)
 
-# What is told of thresholds is told again once they are reached again.
+# What is told of thresholds is told again once they are reached again; that nothing is left is always told.
 _ADD = text("""
     update budgets set topped_up = topped_up + :tokens, fired = least(fired, coalesce((
-        select max(t) from unnest(cast(:thresholds as int[])) as t
+        select max(t) from unnest(cast(:thresholds as int[]) || 100) as t
         where (prompt_tokens + completion_tokens) * 100.0 >= t * cast(max_tokens + :tokens as numeric)
     ), 0))
     where id = :thread_id

@@ -397,10 +397,13 @@ _FILL = (
            coalesce(sum(completion_tokens), 0), (select count(*) from old_usage_events),
            (select coalesce(sum(cost), 0) from old_usage_events)
        from old_budgets""",  # noqa: S608
+    # Nobody is told now of what has long been exhausted.
     f"""insert into budgets (id, level, thread_id, ancestors, base_tokens, held, prompt_tokens, completion_tokens,
-           requests, cost, created_at)
+           requests, cost, fired, created_at)
        select b.thread_id, 2, b.thread_id, array['{_ORGANISM}'::uuid], b.max_tokens, b.held, b.prompt_tokens,
-           b.completion_tokens, coalesce(e.requests, 0), coalesce(e.cost, 0), b.created_at
+           b.completion_tokens, coalesce(e.requests, 0), coalesce(e.cost, 0),
+           case when b.prompt_tokens + b.completion_tokens >= greatest(b.max_tokens, 1) then 100 else 0 end,
+           b.created_at
        from old_budgets b left join (
            select thread_id, count(*) as requests, sum(cost) as cost from old_usage_events group by 1
        ) e using (thread_id)""",  # noqa: S608
