@@ -15,7 +15,7 @@ _A, _B, _C = (f"00000000-0000-0000-0000-00000000000{letter}" for letter in "abc"
 # reported no tokens. A third without tags: a hold that expired, and grok once more in the second period.
 _MADE = f"""
 insert into usage_periods (period, started_at) values (2, '2026-01-03 00:00+00');
-update organism_state set usage_period = 2, period_started_at = '2026-01-03 00:00+00';
+update organism_state set usage_period = 2;
 insert into threads (id, tags, created_at, last_activity) values
     ('{_A}', '{{"team": "blue"}}', '2026-01-01 10:00+00', '2026-01-01 12:00+00'),
     ('{_B}', '{{"team": "red", "customer": "acme"}}', '2026-01-02 08:00+00', '2026-01-02 10:00+00'),

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4, uuid5
 from tests.support import routing as given
 from xml_pipeline.envelope.codec import encode_envelope
 from xml_pipeline.envelope.model import API, Envelope, Kind
-from xml_pipeline.organism.model import Organism
+from xml_pipeline.organism.model import Limits, Organism
 from xml_pipeline.routing.decisions import Decision, decide
 from xml_pipeline.routing.items import Inject, Item
 from xml_pipeline.storage.routing_rows import (
@@ -18,6 +18,7 @@ from xml_pipeline.storage.routing_rows import (
     InboxRow,
     LetterRow,
     MessageRow,
+    NewMessage,
     OldMessage,
     Snapshot,
     ThreadRow,
@@ -108,3 +109,28 @@ class Scene:
     def changes(self, *items: Item) -> Changes:
         """The same, the changes alone."""
         return self.decide(*items).changes
+
+
+def four_listeners(**settings: object) -> Scene:
+    """Two agents and two tools, of which one takes no errors and one never answers; `settings` are limits."""
+    return Scene(
+        given.organism(
+            given.listener("ann", peers=("bob", "log"), attempts=2),
+            given.listener("bob", peers=("ann",), attempts=1, agent=False),
+            given.listener("shy", peers=("bob",), attempts=1, accepts_errors=False, accepts_huh=False),
+            given.listener("log", agent=False, responds=False, attempts=1),
+            limits=Limits(**settings),  # type: ignore[arg-type]
+        )
+    )
+
+
+def only(changes: Changes) -> NewMessage:
+    """The one message that was inserted."""
+    (message,) = changes.inserts
+    return message
+
+
+def thread_in(changes: Changes) -> ThreadRow:
+    """The one thread that was changed."""
+    (thread,) = changes.threads
+    return thread

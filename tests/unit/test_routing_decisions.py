@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from uuid import uuid4, uuid5
 
 import pytest
@@ -10,106 +9,82 @@ from hypothesis import given as forall
 from hypothesis import strategies as st
 
 from tests.support import routing as given
-from tests.support.routing_scene import THREAD, Scene
+from tests.support.routing_scene import THREAD, four_listeners, only, thread_in
 from xml_pipeline.envelope.codec import canonical_payload, payload_tag
 from xml_pipeline.envelope.model import API, SYSTEM, Kind, Outcome, Output, Turn
 from xml_pipeline.organism.catalog import Catalog
-from xml_pipeline.organism.model import RETRIED, Limits, Retry
-from xml_pipeline.routing.decisions import retry_delay
-from xml_pipeline.routing.items import Inject, Item, Junk, Orphaned, Overdue, Returned, TurnReport
+from xml_pipeline.routing.items import Inject, Item, Overdue, TurnReport
 from xml_pipeline.routing.system_messages import huh, not_reachable, read_error, system_error
-from xml_pipeline.storage.routing_rows import CallRow, Changes, MessageRow, NewMessage, ThreadRow
-
-
-def _scene(**settings: object) -> Scene:
-    return Scene(
-        given.organism(
-            given.listener("ann", peers=("bob", "log"), attempts=2),
-            given.listener("bob", peers=("ann",), attempts=1, agent=False),
-            given.listener("shy", peers=("bob",), attempts=1, accepts_errors=False, accepts_huh=False),
-            given.listener("log", agent=False, responds=False, attempts=1),
-            limits=Limits(**settings),  # type: ignore[arg-type]
-        )
-    )
-
-
-def _only(changes: Changes) -> NewMessage:
-    (message,) = changes.inserts
-    return message
+from xml_pipeline.storage.routing_rows import CallRow, Changes, MessageRow
 
 
 def _call(changes: Changes, call: CallRow) -> CallRow:
     return next(row for row in changes.changed_calls if row.id == call.id)
 
 
-def _thread(changes: Changes) -> ThreadRow:
-    (thread,) = changes.threads
-    return thread
-
-
 # Injects
 
 
 def test_an_inject_becomes_a_request_and_opens_its_call() -> None:
-    scene = _scene()
+    scene = four_listeners()
     id_ = scene.accepted("ann")
     changes = scene.changes(Inject(id_))
-    message = _only(changes)
+    message = only(changes)
     assert (message.id, message.from_id, message.to_id, message.slot, message.call_id) == (id_, API, "ann", 11, id_)
     assert (message.state, message.mailbox, message.body) == ("waiting", True, given.question("ann"))
     assert changes.new_calls == (CallRow(id_, THREAD, API, "ann", None, awaited=True),)
     assert changes.taken == (id_,)
-    assert _thread(changes).open == 1
-    assert _thread(changes).participants == (API, "ann")
+    assert thread_in(changes).open == 1
+    assert thread_in(changes).participants == (API, "ann")
 
 
 def test_an_inject_that_comes_again_changes_nothing() -> None:
-    scene = _scene()
+    scene = four_listeners()
     id_, taken = scene.accepted("ann"), scene.accepted("ann", taken=True)
     changes = scene.changes(Inject(id_), Inject(id_), Inject(taken))
     assert len(changes.inserts) == 1
 
 
 def test_an_envelope_that_no_gateway_accepted_is_a_dead_letter() -> None:
-    changes = _scene().changes(Inject(uuid4(), b"<message/>"))
+    changes = four_listeners().changes(Inject(uuid4(), b"<message/>"))
     (letter,) = changes.dead_letters
     assert (letter.code, letter.body, changes.inserts) == ("not-accepted", b"<message/>", ())
 
 
 @pytest.mark.parametrize(("to", "code"), [("gone", "not-reachable"), ("bob", "invalid-payload")])
 def test_an_inject_that_fits_the_configuration_no_more_is_answered_with_an_error(to: str, code: str) -> None:
-    scene = _scene()
+    scene = four_listeners()
     id_ = scene.accepted(to, body=given.inject("ann", THREAD).body)
     changes = scene.changes(Inject(id_))
     request, answer = changes.inserts
     assert (request.state, request.outcome, answer.to_id, answer.answers) == ("closed", "failed", API, id_)
     assert read_error(answer.body).code == code
-    assert (_thread(changes).open, _thread(changes).failed) == (0, 1)
+    assert (thread_in(changes).open, thread_in(changes).failed) == (0, 1)
     assert [letter.message_id for letter in changes.dead_letters] == [id_]
 
 
 def test_an_inject_that_is_no_envelope_ends_in_an_error() -> None:
-    scene = _scene()
+    scene = four_listeners()
     changes = scene.changes(Inject(scene.accepted("ann", body=b"rubbish")))
-    assert (changes.inserts, _thread(changes).open, _thread(changes).failed) == ((), 0, 1)
+    assert (changes.inserts, thread_in(changes).open, thread_in(changes).failed) == ((), 0, 1)
 
 
 def test_what_was_accepted_before_a_kill_is_logged_and_goes_nowhere() -> None:
-    scene = _scene()
+    scene = four_listeners()
     id_ = scene.accepted("ann")
     scene.thread.status = "killed"
     changes = scene.changes(Inject(id_), Inject(id_))
     (message,) = changes.inserts
     assert (message.id, message.from_id, message.to_id, message.outcome) == (id_, API, "ann", "killed")
     assert (changes.taken, changes.new_calls, changes.mailboxes) == ((id_,), (), frozenset())
-    assert (_thread(changes).open, _thread(changes).slots) == (0, scene.thread.slots + 1)
+    assert (thread_in(changes).open, thread_in(changes).slots) == (0, scene.thread.slots + 1)
 
 
 # Requests and responses
 
 
 def test_a_request_to_a_peer_is_counted_as_pending() -> None:
-    scene = _scene()
+    scene = four_listeners()
     call = scene.call(API, "ann")
     message = scene.out(call)
     changes = scene.changes(given.ok(message.id, given.ask("bob"), given.ask("log")))
@@ -124,7 +99,7 @@ def test_a_request_to_a_peer_is_counted_as_pending() -> None:
 
 
 def test_a_response_resumes_the_caller_in_its_own_call_with_what_remains() -> None:
-    scene = _scene()
+    scene = four_listeners()
     outer = scene.call(API, "ann")
     first, second = scene.call("ann", "bob", outer), scene.call("ann", "bob", outer)
     one, two = scene.out(first), scene.out(second)
@@ -139,15 +114,15 @@ def test_a_response_resumes_the_caller_in_its_own_call_with_what_remains() -> No
 
 
 def test_a_response_to_api_is_closed_as_it_is_inserted() -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "ann"))
     changes = scene.changes(given.ok(message.id, given.respond(given.reply("ann"))))
-    assert (_only(changes).state, _only(changes).outcome, _only(changes).call_id) == ("closed", "delivered", None)
-    assert (_thread(changes).open, _thread(changes).failed) == (0, 0)
+    assert (only(changes).state, only(changes).outcome, only(changes).call_id) == ("closed", "delivered", None)
+    assert (thread_in(changes).open, thread_in(changes).failed) == (0, 0)
 
 
 def test_only_the_first_response_of_a_call_counts() -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "ann"))
     answer = given.respond(given.reply("ann"))
     decision = scene.decide(given.ok(message.id, answer, answer))
@@ -156,18 +131,18 @@ def test_only_the_first_response_of_a_call_counts() -> None:
 
 
 def test_a_callee_that_ends_without_an_answer_gives_one_by_the_system() -> None:
-    scene = _scene()
+    scene = four_listeners()
     outer = scene.call(API, "ann")
     inner = scene.call("ann", "bob", outer)
     changes = scene.changes(given.ok(scene.out(inner).id))
-    message = _only(changes)
+    message = only(changes)
     assert (message.from_id, message.to_id, message.kind, message.remaining) == ("bob", "ann", "error", 0)
     assert read_error(message.body).code == "no-answer"
     assert message.id == uuid5(changes.closings[0].message_id, "answer")
 
 
 def test_a_call_with_answers_to_come_is_not_over() -> None:
-    scene = _scene()
+    scene = four_listeners()
     outer = scene.call(API, "ann")
     message = scene.out(outer)
     scene.call("ann", "bob", outer)
@@ -175,33 +150,33 @@ def test_a_call_with_answers_to_come_is_not_over() -> None:
 
 
 def test_a_listener_without_responses_ends_silently_and_fails_aloud() -> None:
-    scene = _scene()
+    scene = four_listeners()
     outer = scene.call(API, "ann")
     quiet, loud = scene.out(scene.call("ann", "log", outer)), scene.out(scene.call("ann", "log", outer))
     assert outer.pending == 0
     assert scene.changes(given.ok(quiet.id)).inserts == ()
-    assert read_error(_only(scene.changes(given.failed(loud.id))).body).code == "handler-failed"
+    assert read_error(only(scene.changes(given.failed(loud.id))).body).code == "handler-failed"
 
 
 def test_an_error_that_a_handler_gives_is_an_error_to_the_caller() -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "ann"))
     error = system_error("no-luck", "Nothing found.").payload
     changes = scene.changes(given.ok(message.id, given.respond(error)))
-    assert (_only(changes).kind, _only(changes).body) == ("error", error)
-    assert (_thread(changes).failed, _thread(changes).error) == (1, "no-luck: Nothing found.")
+    assert (only(changes).kind, only(changes).body) == ("error", error)
+    assert (thread_in(changes).failed, thread_in(changes).error) == (1, "no-luck: Nothing found.")
 
 
 # What cannot pass
 
 
 def test_an_error_goes_up_until_somebody_takes_it() -> None:
-    scene = _scene()
+    scene = four_listeners()
     top = scene.call(API, "ann")
     middle = scene.call("ann", "shy", top)
     message = scene.out(scene.call("shy", "bob", middle))
     changes = scene.changes(given.failed(message.id, reason="no disk"))
-    answer = _only(changes)
+    answer = only(changes)
     assert (answer.from_id, answer.to_id, answer.call_id, answer.answers) == ("shy", "ann", top.id, middle.id)
     assert read_error(answer.body).text == "no disk"
     assert (_call(changes, middle).answered, _call(changes, middle).pending) == (True, 0)
@@ -209,45 +184,45 @@ def test_an_error_goes_up_until_somebody_takes_it() -> None:
 
 
 def test_a_huh_that_goes_up_becomes_an_error() -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "shy"))
     changes = scene.changes(given.ok(message.id, Output(Kind.REQUEST, "bob", b"<wrong/>")))
-    assert (_only(changes).to_id, _only(changes).payload_type) == (API, "SystemError")
-    assert read_error(_only(changes).body).code == "invalid-payload"
+    assert (only(changes).to_id, only(changes).payload_type) == (API, "SystemError")
+    assert read_error(only(changes).body).code == "invalid-payload"
 
 
 @pytest.mark.parametrize("wrong", [b"<wrong/>", None], ids=["payload", "xml"])
 def test_a_sender_who_said_it_wrongly_gets_a_hint(wrong: bytes | None) -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "ann"))
     output = Output(Kind.REQUEST, "bob", wrong, None if wrong else "not well-formed")
     changes = scene.changes(given.ok(message.id, output))
-    hint = _only(changes)
+    hint = only(changes)
     assert (hint.from_id, hint.to_id, hint.kind, hint.call_id) == (SYSTEM, "ann", "error", message.call_id)
     assert hint.payload_type == "huh"
     assert hint.answers is None
-    assert _thread(changes).participants == (API, "ann")
+    assert thread_in(changes).participants == (API, "ann")
 
 
 def test_no_huh_answers_a_huh() -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "ann"), Kind.ERROR, tag="huh")
     changes = scene.changes(given.ok(message.id, Output(Kind.RESPONSE, None, b"<wrong/>")))
-    assert _only(changes).payload_type == "SystemError"
+    assert only(changes).payload_type == "SystemError"
 
 
 @pytest.mark.parametrize("target", ["nobody", "ann", "shy", API, SYSTEM, ""])
 def test_a_target_out_of_reach_is_refused_in_one_wording(target: str) -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "ann"))
     changes = scene.changes(given.ok(message.id, Output(Kind.REQUEST, target, b"<x/>")))
-    assert _only(changes).body == not_reachable().payload
+    assert only(changes).body == not_reachable().payload
     (audit,) = changes.audits
     assert (audit.actor, audit.action, audit.subject) == ("ann", "send-blocked", target)
 
 
 def test_what_was_refused_counts_down_like_answers() -> None:
-    scene = _scene()
+    scene = four_listeners()
     message = scene.out(scene.call(API, "ann"))
     refused = Output(Kind.REQUEST, "nobody", b"<x/>")
     changes = scene.changes(given.ok(message.id, refused, given.ask("bob"), refused))
@@ -262,165 +237,11 @@ def test_a_thread_that_runs_away_is_stopped_by_an_error_to_the_caller() -> None:
         ({"max_outputs_per_turn": 2}, [given.ask("bob")] * 3),
         ({"max_hops": 1}, [Output(Kind.REQUEST, "bob", b"<wrong/>")]),
     ):
-        scene = _scene(**settings)
+        scene = four_listeners(**settings)
         message = scene.out(scene.call(API, "ann"))
         changes = scene.changes(given.ok(message.id, *outputs))
-        assert read_error(_only(changes).body).code == "limit"
-        assert _only(changes).to_id == API
-
-
-# Attempts
-
-
-def test_the_first_ok_of_any_attempt_counts() -> None:
-    for state, attempt in (("out", 2), ("out", 1), ("ready", 1)):
-        scene = _scene()
-        message = scene.out(scene.call(API, "ann"), state=state, attempt=attempt)
-        changes = scene.changes(given.ok(message.id, attempt=1))
-        assert [turn.counted for turn in changes.turns] == [True]
-        assert len(changes.closings) == 1
-
-
-def test_what_comes_late_is_kept_and_changes_nothing() -> None:
-    late = (("closed", 1, Outcome.OK), ("ready", 0, Outcome.OK), ("ready", 1, Outcome.ERROR), ("out", 2, Outcome.ERROR))
-    for state, attempt, outcome in late:
-        scene = _scene()
-        message = scene.out(scene.call(API, "ann"), state=state, attempt=attempt)
-        turn = Turn(uuid4(), message.id, 1, outcome)
-        changes = scene.changes(TurnReport(turn))
-        assert [(row.id, row.counted) for row in changes.turns] == [(turn.id, False)]
-        assert replace(changes, turns=()) == Changes()
-
-
-def test_a_turn_that_comes_again_is_not_even_kept() -> None:
-    scene = _scene()
-    message = scene.out(scene.call(API, "ann"))
-    report, known = given.failed(message.id), given.failed(message.id)
-    scene.turns = frozenset((known.turn.id,))
-    changes = scene.changes(known, report, report)
-    assert len(changes.turns) == len(changes.postponements) == 1
-
-
-def test_a_failure_is_tried_again_and_an_ok_in_the_same_batch_wins() -> None:
-    scene = _scene()
-    message = scene.out(scene.call(API, "ann"))
-    changes = scene.changes(given.failed(message.id))
-    assert [(p.message_id, p.attempt, p.delay) for p in changes.postponements] == [(message.id, 1, 0.5)]
-    assert changes.dead_letters == ()
-    changes = scene.changes(given.failed(message.id), given.ok(message.id, given.respond(given.reply("ann"))))
-    assert (changes.postponements, len(changes.closings), len(changes.inserts)) == ((), 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "code"), [(Outcome.ERROR, "handler-failed"), (Outcome.TIMEOUT, "timeout")], ids=["error", "timeout"]
-)
-def test_the_last_failure_is_a_dead_letter_and_an_error_to_the_caller(outcome: Outcome, code: str) -> None:
-    scene = _scene()
-    message = scene.out(scene.call(API, "ann"), attempt=2)
-    changes = scene.changes(given.failed(message.id, attempt=2, outcome=outcome))
-    (letter,) = changes.dead_letters
-    assert (letter.message_id, letter.code, letter.attempts, letter.body) == (message.id, code, 2, None)
-    assert read_error(_only(changes).body).code == code
-    assert (_thread(changes).open, _thread(changes).failed) == (0, 1)
-
-
-def test_an_overdue_message_is_sent_again_at_once_and_lost_in_the_end() -> None:
-    scene = _scene()
-    first, last = scene.out(scene.call(API, "ann")), scene.out(scene.call(API, "ann"), attempt=2)
-    changes = scene.changes(Overdue(first.id, 1), Overdue(last.id, 2))
-    assert [p.delay for p in changes.postponements] == [0.0]
-    assert [letter.code for letter in changes.dead_letters] == ["lost"]
-
-
-@pytest.mark.parametrize("outcome", RETRIED)
-def test_only_the_outcomes_that_are_listed_are_tried_again(outcome: str) -> None:
-    for on in ((outcome,), tuple(other for other in RETRIED if other != outcome)):
-        scene = Scene(given.organism(given.listener("ann", on=on)))
-        message = scene.out(scene.call(API, "ann"))
-        lost = Overdue(message.id, 1)
-        item = lost if outcome == "lost" else given.failed(message.id, outcome=Outcome(outcome))
-        changes = scene.changes(item)
-        retried = [(one.message_id, one.jitter) for one in changes.postponements]
-        letters = [(letter.message_id, letter.attempts) for letter in changes.dead_letters]
-        assert (retried, letters) == (([(message.id, 0.2)], []) if outcome in on else ([], [(message.id, 1)]))
-
-
-def test_a_parked_message_keeps_its_place_and_its_attempts() -> None:
-    scene = _scene()
-    message = scene.out(scene.call(API, "ann"), attempt=2, parks=1)
-    changes = scene.changes(given.parked(message.id, 300, attempt=2))
-    assert [(one.message_id, one.attempt, one.tokens) for one in changes.parkings] == [(message.id, 2, 300)]
-    assert (changes.closings, changes.dead_letters, changes.postponements) == ((), (), ())
-    assert (changes.inserts, changes.threads) == ((), ())
-    # Two of its three attempts were parked: the first that fails is tried again, the next is the last.
-    message.attempt, message.parks = 3, 2
-    assert scene.changes(given.failed(message.id, attempt=3)).postponements
-    message.attempt = 4
-    (letter,) = scene.changes(given.failed(message.id, attempt=4)).dead_letters
-    assert letter.attempts == 2
-
-
-def test_what_is_parked_is_closed_by_an_ok_of_an_earlier_attempt_alone() -> None:
-    scene = _scene()
-    message = scene.out(scene.call(API, "ann"), attempt=2)
-    park = given.parked(message.id, 300, attempt=2)
-    changes = scene.changes(park, given.failed(message.id, attempt=2), given.parked(message.id, 1, attempt=2))
-    assert (len(changes.parkings), changes.closings, changes.postponements) == (1, (), ())
-    changes = scene.changes(park, given.ok(message.id, attempt=1))
-    assert (changes.parkings, len(changes.closings)) == ((), 1)
-    assert not scene.changes(given.parked(message.id, 300, attempt=1)).parkings
-
-
-def test_what_is_parked_for_a_listener_that_is_gone_fails() -> None:
-    scene = _scene()
-    call = scene.call(API, "ann")
-    message = scene.out(call, state="ready", to_id="gone", parks=1)
-    (letter,) = scene.changes(Orphaned(message.id)).dead_letters
-    assert letter.message_id == message.id
-
-
-def test_an_overdue_message_that_moved_on_is_left_alone() -> None:
-    scene = _scene()
-    call = scene.call(API, "ann")
-    again, closed = scene.out(call, attempt=2), scene.out(call, state="closed")
-    early = scene.out(call, overdue=False)
-    items = (Overdue(again.id, 1), Overdue(closed.id, 1), Overdue(early.id, 1), Overdue(uuid4(), 1))
-    assert scene.changes(*items) == Changes()
-
-
-def test_what_the_broker_gave_up_is_sent_again_in_the_same_attempt() -> None:
-    scene = _scene()
-    message = scene.out(scene.call(API, "ann"))
-    assert scene.changes(Returned(message.id, 1), Returned(message.id, 2)) == Changes(returned=(message.id,))
-
-
-def test_what_waits_for_a_listener_that_is_gone_fails() -> None:
-    scene = _scene()
-    call = scene.call(API, "ann")
-    orphan = scene.out(call, state="ready", to_id="gone")
-    others = scene.out(call, state="ready"), scene.out(call, to_id="gone")
-    changes = scene.changes(Orphaned(orphan.id), *(Orphaned(other.id) for other in others))
-    assert [closing.message_id for closing in changes.closings] == [orphan.id]
-    assert read_error(_only(changes).body).code == "not-reachable"
-
-
-def test_bytes_that_cannot_be_read_are_kept() -> None:
-    (letter,) = _scene().changes(Junk(uuid4(), "no XML", b"\x00\xff")).dead_letters
-    assert (letter.code, letter.reason, letter.body) == ("unreadable", "no XML", b"\x00\xff")
-
-
-def test_an_inject_that_cannot_be_routed_ends_in_an_error() -> None:
-    scene = _scene()
-    id_ = scene.accepted("ann")
-    changes = scene.changes(Junk(uuid4(), "22021", b"", "unroutable", id_))
-    assert (changes.taken, _thread(changes).open, _thread(changes).failed) == ((id_,), 0, 1)
-
-
-@forall(st.integers(1, 10_000), st.floats(0, 100), st.floats(0, 1000))
-def test_a_wait_between_attempts_grows_and_is_bounded(attempt: int, backoff: float, most: float) -> None:
-    retry = Retry(3, backoff, most)
-    assert retry_delay(retry, attempt) <= retry_delay(retry, attempt + 1) <= most
-    assert retry_delay(Retry(3, 0.5, 60), 3) == 2.0
+        assert read_error(only(changes).body).code == "limit"
+        assert only(changes).to_id == API
 
 
 # The system's own words
@@ -450,7 +271,7 @@ _EXAMPLES = st.lists(
 
 @forall(_EXAMPLES)
 def test_counters_are_what_they_count(examples: list[tuple[str, int, list[str]]]) -> None:
-    scene = _scene()
+    scene = four_listeners()
     top = scene.call(API, "ann")
     middle = scene.call("ann", "shy", top)
     inner = scene.call("shy", "bob", middle)

@@ -130,7 +130,7 @@ class _Batch:
         if state is HoldState.HELD:
             self._move_hold(hold, HoldState.RELEASED)
             self._move_held(hold, -hold.size)
-        elif state is HoldState.EXPIRED:
+        elif state is HoldState.EXPIRED and not self._is_archived(hold):
             self._move_hold(hold, HoldState.RELEASED)
             self._take_back(self._bookings[hold.call_id])
 
@@ -168,7 +168,8 @@ class _Batch:
     def settle(self, position: int, event: UsageEvent) -> None:
         hold = self._holds.get(event.call_id)
         if hold is not None and self._state(hold) is not HoldState.SETTLED:
-            self._settle_hold(event, hold)
+            if not self._is_archived(hold):
+                self._settle_hold(event, hold)
         elif hold is None and event.call_id not in self._bookings:
             self._book_without_hold(position, event)
 
@@ -216,6 +217,10 @@ class _Batch:
         )
 
     # What they have in common
+
+    def _is_archived(self, hold: Hold) -> bool:
+        """What an expired hold was booked as has been carried forward: it stays so, which is never below the truth."""
+        return self._state(hold) is HoldState.EXPIRED and hold.call_id not in self._bookings
 
     def _cost(self, provider: str, model: str, tokens: Tokens, at: datetime) -> Cost:
         cost = self._pricing(provider, model, tokens, at)

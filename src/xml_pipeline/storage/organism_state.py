@@ -17,7 +17,6 @@ class OrganismState:
 
     stop_requested_at: datetime | None
     usage_period: int
-    period_started_at: datetime | None
     now: datetime
 
     def stops(self, started_at: datetime) -> bool:
@@ -28,7 +27,7 @@ class OrganismState:
 async def read_state(connection: AsyncConnection) -> OrganismState:
     """The row as it is now."""
     statement = text("""
-        select stop_requested_at, coalesce(usage_period, 1), period_started_at, clock_timestamp()
+        select stop_requested_at, coalesce(usage_period, 1), clock_timestamp()
           from (values (1)) as one (id) left join organism_state using (id)
     """)
     return OrganismState(*(await connection.execute(statement)).one())
@@ -55,8 +54,7 @@ async def reset_usage(connection: AsyncConnection, *, actor: str) -> int:
     """Begin a new period, in which all sums are zero; budgets stay. The new period's number."""
     statement = text("""
         insert into organism_state (id, usage_period) values (1, 2)
-        on conflict (id) do update
-            set usage_period = organism_state.usage_period + 1, period_started_at = clock_timestamp()
+        on conflict (id) do update set usage_period = organism_state.usage_period + 1
         returning usage_period
     """)
     period: int = (await connection.execute(statement)).scalar_one()

@@ -195,7 +195,6 @@ organism_state = Table(
     Column("id", Integer, CheckConstraint("id = 1", name="single"), primary_key=True),
     Column("stop_requested_at", DateTime(timezone=True)),
     Column("usage_period", Integer, nullable=False, server_default="1"),
-    Column("period_started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 
 # An event belongs to the last period that began before its call was granted.

@@ -105,8 +105,8 @@ async def lock_budgets_of(connection: LedgerTransaction, calls: Iterable[UUID], 
 
 
 async def read_state(connection: LedgerTransaction) -> OrganismState:
-    period, started = (await connection.statement("read the period")).get("state", 1) or (1, None)
-    return OrganismState(None, period, started, connection.db.now)
+    period, _ = (await connection.statement("read the period")).get("state", 1) or (1, None)
+    return OrganismState(None, period, connection.db.now)
 
 
 async def read_periods(connection: LedgerTransaction) -> tuple[tuple[int, datetime], ...]:

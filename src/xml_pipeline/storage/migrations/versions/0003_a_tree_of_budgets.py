@@ -46,11 +46,14 @@ def upgrade() -> None:
     _webhook_deliveries()
     for statement in _FILL:
         op.execute(statement)
+    # The beginning of a period is where all of them are kept.
+    op.drop_column("organism_state", "period_started_at")
 
 
 def downgrade() -> None:
     """Back to budgets of threads alone; token kinds, tags, limits of others and what is parked are forgotten."""
     _set_aside()
+    _old_period()
     op.drop_index("ix_messages_parked", "messages")
     op.execute(_UNPARK)
     _ready_index("state = 'ready'")
@@ -314,6 +317,14 @@ def _webhook_deliveries() -> None:
         "webhook_deliveries",
         ["next_at"],
         postgresql_where=sa.text("num_nulls(delivered_at, failed_at) = 2"),
+    )
+
+
+def _old_period() -> None:
+    started = sa.Column("period_started_at", TIME, server_default=sa.func.now(), nullable=False)
+    op.add_column("organism_state", started)
+    op.execute(
+        "update organism_state set period_started_at = started_at from usage_periods where period = usage_period"
     )
 
 
