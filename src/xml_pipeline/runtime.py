@@ -82,7 +82,7 @@ class Runtime:
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Database]:
         """The database of ORGANISM_DATABASE_URL. Raises SettingMissing, DatabaseUnavailable, SchemaOutdated."""
-        url = _required(self.settings.database_url, "ORGANISM_DATABASE_URL", "postgresql://organism@127.0.0.1/organism")
+        url = required_database_url(self.settings)
         async with current_database(url, name=self.instance, pool_size=self.settings.pool_size) as database:
             yield database
 
@@ -213,6 +213,12 @@ def _stop(runtime: Runtime, number: signal.Signals) -> None:
 def _cut_short(service: str, seconds: float) -> None:
     log.warning("stop_cut_short", service=service, seconds=seconds)
     os._exit(0)
+
+
+def required_database_url(settings: Settings | None = None) -> str:
+    """What ORGANISM_DATABASE_URL says. Raises SettingMissing, and InvalidInput for variables that are wrong."""
+    url = (settings or read_settings()).database_url
+    return _required(url, "ORGANISM_DATABASE_URL", "postgresql://organism@127.0.0.1/organism")
 
 
 def _required(value: str | None, name: str, example: str) -> str:

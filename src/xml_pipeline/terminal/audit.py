@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERENCES = 1
 EXIT_COULD_NOT_LOOK = 2
-# Checks read everything once; on millions of events that takes longer than a service may wait.
-_NO_LIMIT = None
 
 
 class Format(StrEnum):
@@ -65,20 +63,12 @@ def _looked() -> Audit:
 
 async def _audit() -> Audit:
     from xml_pipeline.audit.closing import close_books
-    from xml_pipeline.runtime import SettingMissing, read_settings, what_to_do
-    from xml_pipeline.storage.database import Database
-    from xml_pipeline.storage.schema import require_current_schema
+    from xml_pipeline.runtime import current_database, required_database_url
 
-    url = read_settings().database_url
-    if url is None:
-        raise SettingMissing("ORGANISM_DATABASE_URL is not set, like postgresql://organism@127.0.0.1/organism")
-    db = Database.connect(url, pool_size=1, application_name=f"organism-audit-{os.getpid()}", command_timeout=_NO_LIMIT)
-    try:
-        with what_to_do("ORGANISM_DATABASE_URL"):
-            await require_current_schema(db)
-            return await close_books(db)
-    finally:
-        await db.close()
+    url, name = required_database_url(), f"organism-audit-{os.getpid()}"
+    # Checks read everything once; on millions of events that takes longer than a service may wait.
+    async with current_database(url, name=name, pool_size=1, patient=True) as db:
+        return await close_books(db)
 
 
 def audit_view(audit: Audit) -> RenderableType:

@@ -71,13 +71,11 @@ def _day(value: datetime | None) -> date | None:
 
 def _ask(wanted: Wanted) -> Result:
     from xml_pipeline.reports.query import checked, run_report
-    from xml_pipeline.runtime import SettingMissing, read_settings, what_to_do
+    from xml_pipeline.runtime import required_database_url, what_to_do
     from xml_pipeline.storage.database import Database
 
     wanted = checked(wanted)
-    url = read_settings().database_url
-    if url is None:
-        raise SettingMissing("ORGANISM_DATABASE_URL is not set: name the database of the organism, postgresql://")
+    url = required_database_url()
 
     async def ask() -> Result:
         database = Database.connect(url, pool_size=1, application_name="report")

@@ -57,12 +57,9 @@ def add_reprice_command(app: typer.Typer, out: Console, panel: str) -> None:
 async def _reprice(selection: Selection, file: Path | None, *, dry_run: bool) -> Mapping[str, Totals]:
     from xml_pipeline.ledger.repricer import Repricer
     from xml_pipeline.llm.pricing import Prices
-    from xml_pipeline.runtime import SettingMissing, current_database, read_settings
+    from xml_pipeline.runtime import current_database, required_database_url
 
-    url = read_settings().database_url
-    if url is None:
-        raise SettingMissing("ORGANISM_DATABASE_URL is not set, like postgresql://organism@127.0.0.1/organism")
-    async with current_database(url, name=f"organism-reprice-{os.getpid()}", pool_size=2) as db:
+    async with current_database(required_database_url(), name=f"organism-reprice-{os.getpid()}", pool_size=2) as db:
         pricing = Prices(await _prices(db, file)).cost
         return await Repricer(db, selection, pricing, actor=_actor(), dry_run=dry_run).run()
 

@@ -77,10 +77,8 @@ def _month(text: str) -> datetime:
 
 
 async def _archive(wanted: Archive, *, dry_run: bool) -> list[Archived]:
-    from xml_pipeline.runtime import SettingMissing, current_database, read_settings
+    from xml_pipeline.runtime import current_database, required_database_url
 
-    url = read_settings().database_url
-    if url is None:
-        raise SettingMissing("ORGANISM_DATABASE_URL is not set, like postgresql://organism@127.0.0.1/organism")
-    async with current_database(url, name=f"organism-archive-{os.getpid()}", pool_size=2, patient=True) as db:
+    url, name = required_database_url(), f"organism-archive-{os.getpid()}"
+    async with current_database(url, name=name, pool_size=2, patient=True) as db:
         return await (wanted.look(db) if dry_run else wanted.run(db))
