@@ -60,17 +60,19 @@ class BusOutageSuite:
             await outage.start()
 
     async def test_consumers_and_publishers_come_back_by_themselves(self, bus: Bus, queue: str, outage: Outage) -> None:
-        consumer = await bus.consume(queue, prefetch=10)
-        await bus.publish([Outgoing("", queue, b"%d" % number) for number in range(4)])
+        consumer = await bus.consume(queue, prefetch=4)
+        await bus.publish([Outgoing("", queue, b"%d" % number) for number in range(5)])
         held = await receive(consumer, 4)
         await consumer.ack(held[:1])
+        # The next one comes when the broker has taken the ack: one that is under way may be lost with the broker.
+        held += await receive(consumer, 1)
         await outage.stop()
         await _until_unhealthy(bus, consumer)
         await outage.start()
         await _until_healthy(bus, consumer)
         await consumer.ack(held)  # of a connection that is gone: ignored
-        again = await receive(consumer, 3, ack=True)
-        assert sorted(bodies(again)) == [b"1", b"2", b"3"]
+        again = await receive(consumer, 4, ack=True)
+        assert sorted(bodies(again)) == [b"1", b"2", b"3", b"4"]
         assert all(one.redelivered for one in again)
         assert await bus.publish([Outgoing("", queue, b"new")], timeout=PATIENCE) == [Published.CONFIRMED]
         assert bodies(await receive(consumer, 1)) == [b"new"]

@@ -30,4 +30,4 @@ def test_every_bug_has_a_fault_that_brings_it_to_light() -> None:
 def test_the_failpoints_that_are_told_of_are_those_there_are() -> None:
     sources = (ROOT / "src" / "xml_pipeline").rglob("*.py")
     placed = {name for source in sources for name in re.findall(r'failpoint\("([a-z.-]+)"\)', source.read_text())}
-    assert placed == set(re.findall(r"`((?:worker|router|usage|gateway)\.[a-z-]+)`", REST))
+    assert placed == set(re.findall(r"`((?:worker|router|usage|gateway|archive|webhook)\.[a-z-]+)`", REST))
