@@ -128,9 +128,12 @@ def inject_without_the_threads_lock() -> None:
         rows = await self._driver.fetch(unlocked, [id_ for id_ in thread_ids if id_ not in self.handled])
         return locked | {row["id"]: ThreadRow(**{**row, "participants": tuple(row["participants"])}) for row in rows}
 
-    async def lock_alive(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
-        statement = text("select id from threads where id = any(cast(:ids as uuid[])) and status <> 'killed'")
-        return set(await connection.scalars(statement, {"ids": list(ids)}))
+    async def lock_alive(connection: AsyncConnection, ids: Iterable[UUID]) -> dict[UUID, inbox._Alive]:
+        statement = text(
+            "select id, open, tags from threads where id = any(cast(:ids as uuid[])) and status <> 'killed'"
+        )
+        rows = await connection.execute(statement, {"ids": list(ids)})
+        return {row.id: inbox._Alive(row.open, row.tags) for row in rows}
 
     _put(RoutingTransaction, "resolve", resolve)
     _put(RoutingTransaction, "lock_threads", lock_threads)
