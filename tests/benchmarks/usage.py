@@ -20,7 +20,7 @@ from sqlalchemy import insert, text
 from tests.benchmarks.figures import Figure, per_second
 from tests.support.postgres import start_postgres
 from xml_pipeline.ledger import books
-from xml_pipeline.ledger.consumer import BATCH, collect_rarely
+from xml_pipeline.ledger.consumer import AT_ONCE, BATCH, collect_rarely
 from xml_pipeline.ledger.intake import parse_ledger_message
 from xml_pipeline.ledger.model import Rules
 from xml_pipeline.llm.pricing import Prices
@@ -164,11 +164,17 @@ def _event(chance: random.Random, hold: Hold) -> bytes:
 
 
 async def book(db: Database, events: Sequence[bytes]) -> float:
-    """Seconds to parse and book these events."""
+    """Seconds to parse and book these events, as many batches at once as the service has under way."""
+    batches = iter([events[start : start + BATCH] for start in range(0, len(events), BATCH)])
+    turn = asyncio.Lock()
+
+    async def consume() -> None:
+        for batch in batches:
+            messages = [parse_ledger_message(event) for event in batch]
+            await books.book(db, messages, rules=Rules(PLENTY), pricing=PRICING, turn=turn)
+
     started = time.perf_counter()
-    for start in range(0, len(events), BATCH):
-        batch = [parse_ledger_message(event) for event in events[start : start + BATCH]]
-        await books.book(db, batch, rules=Rules(PLENTY), pricing=PRICING)
+    await asyncio.gather(*(consume() for _ in range(AT_ONCE)))
     return time.perf_counter() - started
 
 

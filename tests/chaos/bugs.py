@@ -42,7 +42,7 @@ def ack_before_commit() -> None:
     async def consume(self: ledger_consumer.Bookkeeper, consumer: Consumer) -> None:
         deliveries = await consumer.batch(ledger_consumer.BATCH)
         await consumer.ack(deliveries)
-        await self._handle(deliveries)
+        await self._end(await self._book(await self._parse(deliveries)))
 
     async def run(self: ingress.Ingress) -> None:
         while True:

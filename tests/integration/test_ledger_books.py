@@ -44,11 +44,12 @@ async def one_reply(db: Database, request: HoldRequest, limit: int = LIMIT) -> H
 
 async def end_holds(db: Database) -> None:
     """The holds that no service has locked are overdue: who locks in no order must not wait."""
-    free = "select call_id from holds for update skip locked"
+    overdue = """
+        update holds set expires_at = now() - interval '1 second'
+        where call_id in (select call_id from holds for update skip locked)
+    """
     async with db.begin() as connection:
-        await connection.execute(
-            text(f"update holds set expires_at = now() - interval '1 second' where call_id in ({free})")
-        )
+        await connection.execute(text(overdue))
 
 
 async def test_a_hold_belongs_to_the_thread_and_agent_of_the_message(db: Database) -> None:

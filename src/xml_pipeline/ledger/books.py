@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,7 +26,7 @@ from xml_pipeline.storage import ledger as rows
 from xml_pipeline.storage import rollups, webhooks
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Measured
-from xml_pipeline.storage.ledger_settle import lock_budgets_of, settle_holds
+from xml_pipeline.storage.ledger_settle import lock_budgets_of, settle_holds, settling_columns
 from xml_pipeline.storage.organism_state import read_periods, read_state
 from xml_pipeline.storage.webhooks import NewDelivery
 
@@ -42,28 +45,45 @@ class _Unusual(XmlPipelineError):
     code = "ledger-unusual"
 
 
-async def book(db: Database, messages: Sequence[LedgerMessage], *, rules: Rules, pricing: Pricing) -> Changes:
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """The events of a batch that may settle holds, priced, and as the database takes them."""
+
+    measured: list[Measured]
+    prices: dict[int, PriceUsed]
+    columns: Mapping[str, Any]
+
+
+async def book(
+    db: Database,
+    messages: Sequence[LedgerMessage],
+    *,
+    rules: Rules,
+    pricing: Pricing,
+    turn: asyncio.Lock | None = None,
+) -> Changes:
     """Do what a batch asks, in one transaction, and return what changed once it is committed.
 
-    Threads seen for the first time get the budgets that `rules` give. Raises DatabaseUnavailable, Conflict, and the
-    driver's errors for deadlocks and for data that the database refuses; nothing is changed then.
+    Threads seen for the first time get the budgets that `rules` give. `turn` is held from the transaction on, when all
+    that needs no database is done: batches of one service keep their order. Raises DatabaseUnavailable, Conflict, and
+    the driver's errors for deadlocks and for data that the database refuses; nothing is changed then.
     """
-    events = lone_events(messages)
-    if events:
-        prices: dict[int, PriceUsed] = {}
-        measured = [measure(event, pricing, prices) for event in events]
-        with suppress(_Unusual):
-            return await _settle(db, messages, measured, prices, rules, pricing)
-    return await _decide(db, messages, rules, pricing)
+    usual = _usual(messages, pricing)
+    async with turn or nullcontext():
+        if usual is not None:
+            with suppress(_Unusual):
+                return await _settle(db, messages, usual, rules, pricing)
+        return await _decide(db, messages, rules, pricing)
+
+
+def _usual(messages: Sequence[LedgerMessage], pricing: Pricing) -> _Usual | None:
+    prices: dict[int, PriceUsed] = {}
+    measured = [measure(event, pricing, prices) for event in lone_events(messages)]
+    return _Usual(measured, prices, settling_columns(measured)) if measured else None
 
 
 async def _settle(
-    db: Database,
-    messages: Sequence[LedgerMessage],
-    measured: list[Measured],
-    prices: dict[int, PriceUsed],
-    rules: Rules,
-    pricing: Pricing,
+    db: Database, messages: Sequence[LedgerMessage], usual: _Usual, rules: Rules, pricing: Pricing
 ) -> Changes:
     """The usual batch: most of it settles holds, which takes one statement. What is left may grant and release."""
     async with db.begin() as connection:
@@ -73,27 +93,25 @@ async def _settle(
         threads = {known.thread_id for known in handled.values()}
         await tree.add_thread_budgets(connection, threads, rules.max_tokens, rules.budgets)
         locked = await lock_budgets_of(connection, [message.call_id for message in messages], threads)
-        changes = await _settle_held(connection, measured, locked, rules)
+        changes = await _settle_held(connection, usual, locked, rules)
         left = positions_left(messages, changes.settled)
         if left:
             decided = await _decide_left(connection, [messages[at] for at in left], locked, handled, rules, pricing)
             changes = with_decided(changes, decided, left)
         used = {booking.price_id for booking in changes.settled}
-        changes.prices = {id_: price for id_, price in prices.items() if id_ in used}
+        changes.prices = {id_: price for id_, price in usual.prices.items() if id_ in used}
         await rows.add_prices(connection, changes.prices)
         failpoint("usage.before-commit")
         return changes
 
 
-async def _settle_held(
-    connection: AsyncConnection, measured: list[Measured], locked: set[UUID], rules: Rules
-) -> Changes:
-    settlement = await settle_holds(connection, measured, percent=min(rules.thresholds))
+async def _settle_held(connection: AsyncConnection, usual: _Usual, locked: set[UUID], rules: Rules) -> Changes:
+    settlement = await settle_holds(connection, usual.columns, percent=min(rules.thresholds))
     _require_locked({row.thread_id for row in settlement.settled}, locked)
     noted, crossings = told(settlement.budgets, rules.thresholds)
     await rows.save_budgets(connection, noted.values())
     await _announce(connection, crossings, rules)
-    return Changes(settled=settled_bookings(measured, settlement.settled), budgets=noted, crossings=crossings)
+    return Changes(settled=settled_bookings(usual.measured, settlement.settled), budgets=noted, crossings=crossings)
 
 
 async def _decide_left(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -31,6 +32,8 @@ from xml_pipeline.storage.threads import kill_thread
 log = structlog.get_logger(__name__)
 
 BATCH = 4000
+# While the database books one batch, the next is parsed and priced, and the one before is told of.
+AT_ONCE = 3
 # A batch makes tens of thousands of objects that live until it is booked. Collected as often as Python would, they are
 # looked at again and again, for a third of the service's time.
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
@@ -59,8 +62,21 @@ class Bookkeeper:
         self._bus = bus
         self._db = db
         self._names = Names(organism.name)
-        self.busy = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._door = asyncio.Lock()  # for whoever takes a batch
+        self._turn = asyncio.Lock()  # for whoever books one
         self.configure(organism)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is under way."""
+        return self._under_way > 0
+
+    async def until_idle(self) -> None:
+        """Return when no batch is under way."""
+        await self._idle.wait()
 
     def configure(self, organism: Organism) -> None:
         """Take over prices and budgets of a new configuration."""
@@ -68,18 +84,35 @@ class Bookkeeper:
         self._pricing = Prices(organism.prices).cost
 
     async def consume(self, consumer: Consumer) -> None:
-        """One batch: booked and acknowledged when this returns."""
-        deliveries = await rest(consumer.batch(BATCH))
-        self.busy = True
-        try:
-            await self._handle(deliveries)
-            await consumer.ack(deliveries)
-        finally:
-            self.busy = False
+        """One batch: booked, told of and acknowledged when this returns. `AT_ONCE` may be under way.
 
-    async def _handle(self, deliveries: Sequence[Incoming]) -> None:
-        items = await self._parse(deliveries)
-        for part, changes in await self._book(items):
+        The next is taken when this one is booked; at once where this one is full, since then more is waiting.
+        """
+        await rest(self._door.acquire())
+        with ExitStack() as door:
+            door.callback(self._door.release)
+            deliveries = await rest(consumer.batch(BATCH))
+            if len(deliveries) == BATCH:
+                door.close()
+            with self._counted():
+                booked = await self._book(await self._parse(deliveries))
+                door.close()
+                await self._end(booked)
+                await consumer.ack(deliveries)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def _end(self, booked: Sequence[tuple[list[_Item], Changes]]) -> None:
+        for part, changes in booked:
             failpoint("usage.after-commit")
             await self._kill(changes)
             await self._tell(part, changes)
@@ -140,7 +173,7 @@ class Bookkeeper:
         attempt, pause = 1, _FIRST_PAUSE
         while True:
             try:
-                return await books.book(self._db, messages, rules=self._rules, pricing=self._pricing)
+                return await books.book(self._db, messages, rules=self._rules, pricing=self._pricing, turn=self._turn)
             except DatabaseUnavailable as error:
                 pause = await _wait_for_database(error, pause)
             except (DBAPIError, books.Conflict) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -13,7 +14,7 @@ from xml_pipeline.failpoints import arm_failpoints
 from xml_pipeline.health.health import Health
 from xml_pipeline.health.pulse import beat
 from xml_pipeline.health.watch import Watch
-from xml_pipeline.ledger.consumer import Bookkeeper, collect_rarely
+from xml_pipeline.ledger.consumer import AT_ONCE, BATCH, Bookkeeper, collect_rarely
 from xml_pipeline.ledger.upkeep import keep_months
 from xml_pipeline.ledger.webhooks import WebhookSender
 from xml_pipeline.message_bus.messages import Heartbeat
@@ -31,7 +32,7 @@ from xml_pipeline.storage.schema import require_current_schema
 
 log = structlog.get_logger(__name__)
 
-PREFETCH = 8000
+PREFETCH = AT_ONCE * BATCH
 _INTERVAL = 1.0
 _QUIET = 0.2
 
@@ -103,7 +104,7 @@ class _Usage:
                 self._health.started()
                 await self._stop.wait()
                 self._health.stopping()
-                idle = await self._drain(loops[0])
+                idle = await self._drain()
                 await cancel_all([idle, *loops], self._db.cut)
         finally:
             await consumer.close()
@@ -111,10 +112,9 @@ class _Usage:
         log.info("usage_stopped", organism=self._organism.name, instance=self._instance)
 
     def _loops(self, consumer: Consumer) -> Sequence[Coroutine[None, None, None]]:
-        """The one that takes work is the first."""
         loop = self._health.loop
         return (
-            loop("usage", lambda: self._consume(consumer)),
+            *(loop(f"usage-{number}", lambda: self._consume(consumer)) for number in range(1, AT_ONCE + 1)),
             loop("heartbeat", lambda: _each_second(self._heartbeat)),
             loop("sweep", lambda: _each_second(self._sweep)),
             loop("webhooks", lambda: _each_second(self._webhooks.send_due)),
@@ -160,16 +160,16 @@ class _Usage:
         await set_limits(self._db, self._organism.budgets)
         log.info("configuration_changed", version=latest.version)
 
-    async def _drain(self, consuming: asyncio.Task[None]) -> asyncio.Future[None]:
+    async def _drain(self) -> asyncio.Future[None]:
         """Go on until what has arrived is booked, and, where the whole organism stops, no call is under way.
 
-        What still arrives then is left to others; the batch in hand goes to its end.
+        What still arrives then is left to others; the batches in hand go to their end.
         """
         idle = asyncio.ensure_future(self._until_idle())
         await asyncio.wait({idle}, timeout=BOOKING)
         self._enough.set()
-        if self._books.busy:
-            await asyncio.wait({consuming}, timeout=LAST_BATCH)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._books.until_idle(), LAST_BATCH)
         return idle
 
     async def _until_idle(self) -> None:

@@ -6,7 +6,7 @@ The arrays travel as text: the driver would look at each element of a list sever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -151,17 +151,19 @@ async def lock_budgets_of(connection: AsyncConnection, calls: Iterable[UUID], th
     return set(await connection.scalars(_LOCK, {"calls": _uuids(calls), "threads": list(threads)}))
 
 
-async def settle_holds(connection: AsyncConnection, measured: Sequence[Measured], *, percent: int) -> Settlement:
+async def settle_holds(connection: AsyncConnection, columns: Mapping[str, Any], *, percent: int) -> Settlement:
     """Settle the holds of these calls, book the events, move the budgets, which are locked, and then the rollups.
 
-    Events that have no hold, none that is held, or one that was granted at another time are left alone. No call may
-    come twice. `percent`: the use from which budgets are returned. Raises IntegrityError for a call that is booked.
+    `columns`: those of the events, which `settling_columns` makes. Events that have no hold, none that is held, or one
+    that was granted at another time are left alone. No call may come twice. `percent`: the use from which budgets are
+    returned. Raises IntegrityError for a call that is booked.
     """
-    rows = await connection.execute(_SETTLE, _parameters(measured) | {"percent": percent})
+    rows = await connection.execute(_SETTLE, {**columns, "percent": percent})
     return _settlement(rows.all())
 
 
-def _parameters(measured: Sequence[Measured]) -> dict[str, Any]:
+def settling_columns(measured: Sequence[Measured]) -> dict[str, Any]:
+    """The events as `settle_holds` takes them: at least one."""
     columns = zip(*measured, strict=True)
     calls, models, providers, tokens, latencies, costs, uncached, prices, kinds, granted = columns
     names = list(zip(models, providers, strict=True))
