@@ -26,6 +26,8 @@ from xml_pipeline.logs import configure_logging
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.settings import Settings
 from xml_pipeline.stopping import WHOLE
+from xml_pipeline.tracing.connect import connect_tracing
+from xml_pipeline.tracing.port import Tracing
 
 if TYPE_CHECKING:
     from xml_pipeline.message_bus.port import Bus
@@ -62,8 +64,19 @@ class Runtime:
         return f"{self.service}-{socket.gethostname()}-{os.getpid()}"
 
     def load_organism(self) -> Organism:
-        """Read organism.yaml. Raises InvalidOrganism."""
-        return load_organism(self.settings.file)
+        """Read organism.yaml. Raises InvalidOrganism. All that is logged from then on carries the organism's name."""
+        organism = load_organism(self.settings.file)
+        structlog.contextvars.bind_contextvars(organism=organism.name)
+        return organism
+
+    @asynccontextmanager
+    async def tracing(self, organism: Organism) -> AsyncIterator[Tracing]:
+        """Where spans go, by the OTEL_* variables; what is left of them at the end is exported."""
+        tracing = connect_tracing(self.service, self.instance, organism.name)
+        try:
+            yield tracing
+        finally:
+            await tracing.close()
 
     @asynccontextmanager
     async def bus(self) -> AsyncIterator[Bus]:

@@ -27,7 +27,9 @@ def test_ids_are_made_of_what_is_known_and_stay_as_they_are() -> None:
 
 def test_no_two_things_have_one_id() -> None:
     a, b = uuid4(), uuid4()
-    spans = [make(id_) for id_ in (a, b) for make in (ids.thread_span, ids.inject_span, ids.message_span, ids.call_span)]
+    spans = [
+        make(id_) for id_ in (a, b) for make in (ids.thread_span, ids.inject_span, ids.message_span, ids.call_span)
+    ]
     spans += [ids.attempt_span(id_, attempt) for id_ in (a, b) for attempt in (1, 2, 3)]
     spans += [ids.wait_span(ids.attempt_span(a, 1)), ids.booking_span(a, "measured"), ids.booking_span(a, "expired")]
     assert len(set(spans)) == len(spans)

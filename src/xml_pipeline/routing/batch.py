@@ -15,14 +15,14 @@ import structlog
 from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.failpoints import failpoint
 from xml_pipeline.health.pulse import beat
+from xml_pipeline.logs import log_ids
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.items import Inject, Item, Junk, TurnReport
 from xml_pipeline.routing.transaction import BatchConflict, Routed, Undecidable, route
 from xml_pipeline.routing.windows import NO_FILL, Fill, fill_windows
-from xml_pipeline.routing.working import Note
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.routing_batch import routing_transaction
-from xml_pipeline.storage.routing_rows import Sent
+from xml_pipeline.storage.routing_rows import Sent, Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +118,7 @@ class Batches:
             raise
         failpoint("router.after-commit")
         self._forget({closing.message_id for closing in routed.decision.changes.closings})
-        _log_notes(routed.decision.notes)
+        _log_notes(routed)
         return routed
 
     async def _apart(self, items: Sequence[Item], error: Exception) -> list[Routed]:
@@ -129,7 +129,7 @@ class Batches:
         culprit = items[0]
         # PostgreSQL's own words may quote the row: its code is enough.
         cause = error if isinstance(error, Undecidable) else None
-        log.error("item_refused", item=type(culprit).__name__, reason=_name(error), exc_info=cause)
+        log.error("item_refused", item=type(culprit).__name__, reason=_name(error), exc_info=cause, **_ids_of(culprit))
         junk = _as_junk(culprit, error)
         return [] if junk is None else await self.run([junk])
 
@@ -176,6 +176,23 @@ def _name(error: Exception) -> str:
     return sqlstate(error) or type(error).__name__
 
 
-def _log_notes(notes: Sequence[Note]) -> None:
-    for note in notes:
-        log.warning(note.event, message=str(note.message_id), detail=note.detail)
+def _log_notes(routed: Routed) -> None:
+    for note in routed.decision.notes:
+        ids = log_ids(_thread_of(routed.snapshot, note.message_id), note.message_id)
+        log.warning(note.event, detail=note.detail, **ids)
+
+
+def _thread_of(snapshot: Snapshot, id_: UUID) -> UUID | None:
+    """Of a message, an accepted inject or a call; None for what belongs to no thread that is known."""
+    row = snapshot.messages.get(id_) or snapshot.inbox.get(id_) or snapshot.calls.get(id_)
+    return None if row is None else row.thread_id
+
+
+def _ids_of(item: Item) -> dict[str, str]:
+    match item:
+        case TurnReport(turn=turn):
+            return log_ids(None, turn.message_id)
+        case Junk():
+            return log_ids(None, item.inbox_id)
+        case _:
+            return log_ids(None, item.message_id)

@@ -32,6 +32,7 @@ from xml_pipeline.stopping import ROUTING, cancel_all
 from xml_pipeline.storage import configuration, organism_state
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.schema import require_current_schema
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,7 @@ async def run_router(
     instance: str,
     health: Health | None = None,
     asked: asyncio.Event | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Route until `stop` is set or the organism is asked to stop; the batch in hand is finished first.
 
@@ -65,7 +67,8 @@ async def run_router(
     watch = Watch(bus, db, current, started_at, asked or stop)
     async with _consumers(bus, current) as (ingress, dead, notices):
         log.info("router_started", instance=instance, organism=organism.name, version=version)
-        await _run(bus, db, current, watch, (ingress, dead, notices), stop, instance, health or Health())
+        consumers = (ingress, dead, notices)
+        await _run(bus, db, current, watch, consumers, stop, instance, health or Health(), tracing)
     log.info("router_stopped", instance=instance)
 
 
@@ -78,11 +81,12 @@ async def _run(
     stop: asyncio.Event,
     instance: str,
     health: Health,
+    tracing: Tracing,
 ) -> None:
     ingress, dead, notices = consumers
     workers = LiveWorkers(time.monotonic())
     look_now, sweep_now = asyncio.Event(), asyncio.Event()
-    pipeline = Pipeline(bus, Batches(db, current), current)
+    pipeline = Pipeline(bus, Batches(db, current), current, tracing)
     sweep = Sweep(bus, db, current, pipeline, workers)
     intake = Intake(current)
     draining = (

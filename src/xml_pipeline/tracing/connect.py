@@ -24,9 +24,7 @@ def wants_traces(environment: Mapping[str, str]) -> bool:
     return exporter == "otlp" or any(environment.get(name) for name in _ENDPOINTS)
 
 
-def connect_tracing(
-    service: str, instance: str, organism: str, environment: Mapping[str, str] = os.environ
-) -> Tracing:
+def connect_tracing(service: str, instance: str, organism: str, environment: Mapping[str, str] = os.environ) -> Tracing:
     """The exporter of a service. It does not wait for its collector, and never fails the service."""
     if not wants_traces(environment):
         return OFF

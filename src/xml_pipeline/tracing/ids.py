@@ -14,6 +14,8 @@ from typing import Final
 from uuid import UUID
 
 HEADER: Final = "traceparent"
+# When it was sent, in nanoseconds since 1970: so that the time in the queue has a beginning.
+SENT_HEADER: Final = "sent-ns"
 _SPAN_BYTES = 8
 _TRACE_BYTES = 16
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

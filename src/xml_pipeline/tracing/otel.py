@@ -14,6 +14,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation import set_span_in_context
 
@@ -41,7 +42,8 @@ class OtelTracing:
 
     def sampled(self, trace_id: int) -> bool:
         """What the sampler says of the root of a trace: no service has to be told by another."""
-        return self._provider.sampler.should_sample(None, trace_id, "thread").decision.is_sampled()
+        result = self._provider.sampler.should_sample(None, trace_id, "thread")
+        return result.decision is Decision.RECORD_AND_SAMPLE
 
     def tell(self, spans: Iterable[Span]) -> None:
         """Hand them to the exporter's thread; when it is too far behind, the oldest are dropped."""

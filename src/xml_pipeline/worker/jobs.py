@@ -9,6 +9,7 @@ from uuid import UUID
 
 from xml_pipeline.envelope.model import Assignment
 from xml_pipeline.message_bus.port import Consumer, Incoming, Outgoing
+from xml_pipeline.worker.trail import Trail
 
 JobKey = tuple[UUID, int]
 
@@ -39,6 +40,7 @@ class Job:
     finished: bool = False
     killed: bool = False
     parked_for: int = 0
+    trail: Trail = field(default_factory=Trail)
 
     @property
     def key(self) -> JobKey:

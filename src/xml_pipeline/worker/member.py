@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -68,6 +69,7 @@ class Member:
     def assign(self, run: int, job: Job, now: float) -> None:
         """Have it run a job."""
         self.runs[run] = Assigned(job, now)
+        job.trail.started_ns = time.time_ns()
         self.process.send(run_of(run, job))
 
     def cancel(self, job: Job) -> None:
@@ -137,4 +139,5 @@ def run_of(run: int, job: Job) -> Run:
         remaining=assignment.remaining,
         payload=assignment.envelope.payload,
         replies=tuple(reply.payload for reply in assignment.replies),
+        traceparent=job.trail.traceparent,
     )

@@ -14,6 +14,7 @@ import structlog
 from xml_pipeline.envelope.model import Outcome
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.health.pulse import beat
+from xml_pipeline.logs import log_ids
 from xml_pipeline.stopping import CHILDREN
 from xml_pipeline.worker.blame import DEATHS_UNTIL_ALONE, Verdict, blame
 from xml_pipeline.worker.jobs import Job
@@ -344,7 +345,8 @@ class Pool:
         member.blocked_by = member.blocking(self._settings.block_limit)
         limit = _START_LIMIT if member.state is State.STARTING else self._settings.silence_limit
         if member.blocked_by is not None or member.watch.silent > limit:
-            log.warning("child_blocked", pid=member.process.pid, run=member.blocked_by)
+            blocking = member.runs.get(member.blocked_by or 0)
+            log.warning("child_blocked", pid=member.process.pid, **(_log_ids(blocking.job) if blocking else {}))
             member.process.kill()
             return
         member.ping()
@@ -361,6 +363,10 @@ class Pool:
         member.idle = 0.0 if member.runs else member.idle + elapsed
         if member.alone and member.idle > _ALONE_IDLE:
             self._retire(member)
+
+
+def _log_ids(job: Job) -> dict[str, str]:
+    return log_ids(job.assignment.envelope.thread_id, job.assignment.message_id)
 
 
 async def _reap(member: Member) -> None:

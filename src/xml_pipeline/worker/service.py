@@ -18,6 +18,7 @@ from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Binding, Names, Topology, organism_topology
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.stopping import LAST_TURNS
+from xml_pipeline.tracing.port import OFF, Tracing
 from xml_pipeline.worker.desk import Desk
 from xml_pipeline.worker.intake import Intake
 from xml_pipeline.worker.ledger_client import LedgerClient
@@ -47,6 +48,7 @@ async def run_worker(
     processes: int | None = None,
     settings: WorkerSettings | None = None,
     health: Health | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Run handlers of `organism` until `stop` is set or a stop hint comes; then finish what runs.
 
@@ -55,13 +57,21 @@ async def run_worker(
     arm_failpoints()
     chosen = settings or WorkerSettings.from_environment(processes=processes)
     chosen.require_known(organism.listeners)
-    await Worker(bus, organism, chosen, instance, health or Health()).run(stop)
+    await Worker(bus, organism, chosen, instance, health or Health(), tracing).run(stop)
 
 
 class Worker:
     """The parts of one agent-worker, and its life."""
 
-    def __init__(self, bus: Bus, organism: Organism, settings: WorkerSettings, instance: str, health: Health) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        organism: Organism,
+        settings: WorkerSettings,
+        instance: str,
+        health: Health,
+        tracing: Tracing = OFF,
+    ) -> None:
         self._bus = bus
         self._names = Names(organism.name)
         self._organism = organism
@@ -76,7 +86,8 @@ class Worker:
         self._outbox = Outbox(bus, self._topology)
         self._ledger = LedgerClient(bus, self._names, self._outbox)
         source = Source(organism.text, str(organism.folder))
-        self._desk = Desk(self._names, source, settings, self._outbox, LedgerDesk(self._ledger), self._saw_version)
+        ledger = LedgerDesk(self._ledger, tracing)
+        self._desk = Desk(self._names, source, settings, self._outbox, ledger, self._saw_version, tracing)
         self._intake = Intake(bus, self._names, self._desk.accept, health)
 
     async def run(self, stop: asyncio.Event) -> None:
