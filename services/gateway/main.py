@@ -15,7 +15,7 @@ async def main(runtime: Runtime) -> None:
     organism = runtime.load_organism()
     host, port = runtime.settings.host, runtime.settings.port or organism.port
     require_free_port(host, port)
-    async with runtime.database() as database, runtime.bus() as bus:
+    async with runtime.tracing(organism) as tracing, runtime.database() as database, runtime.bus() as bus:
         await run_gateway(
             bus,
             database,
@@ -25,6 +25,7 @@ async def main(runtime: Runtime) -> None:
             host=host,
             port=port,
             health=runtime.health,
+            tracing=tracing,
         )
 
 

@@ -23,11 +23,13 @@ from xml_pipeline.server.gateway import run_gateway
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.messages import forget_deliveries
 from xml_pipeline.storage.schema import migrate_database
+from xml_pipeline.tracing.connect import connect_tracing
 from xml_pipeline.worker.service import run_worker
 
 log = structlog.get_logger(__name__)
 
 DATA_FOLDER = ".organism"
+_SERVICES = ("router", "usage", "agent-worker", "gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,9 @@ async def _run_services(
 ) -> None:
     """Run all four. What produces work stops first; router and ledger go on until that is done."""
     edge, core = asyncio.Event(), asyncio.Event()
-    router_bus, usage_bus, worker_bus, gateway_bus = [
-        await connect(f"{service}-{instance}") for service in ("router", "usage", "agent-worker", "gateway")
-    ]
+    tracings = [connect_tracing(service, f"{service}-{instance}", organism.name) for service in _SERVICES]
+    router_traces, usage_traces, worker_traces, gateway_traces = tracings
+    router_bus, usage_bus, worker_bus, gateway_bus = [await connect(f"{service}-{instance}") for service in _SERVICES]
     # A stop that the organism is asked for is one of the whole: router and ledger do not leave by themselves.
     router = run_router(
         router_bus,
@@ -138,6 +140,7 @@ async def _run_services(
         instance=f"router-{instance}",
         health=health.part("router"),
         asked=stop,
+        tracing=router_traces,
     )
     usage = run_usage(
         usage_bus,
@@ -147,6 +150,7 @@ async def _run_services(
         instance=f"usage-{instance}",
         health=health.part("usage"),
         asked=stop,
+        tracing=usage_traces,
     )
     worker = run_worker(
         worker_bus,
@@ -155,6 +159,7 @@ async def _run_services(
         instance=f"agent-worker-{instance}",
         processes=place.worker_processes,
         health=health.part("agent-worker"),
+        tracing=worker_traces,
     )
     gateway = run_gateway(
         gateway_bus,
@@ -166,6 +171,7 @@ async def _run_services(
         port=place.port,
         health=health.part("gateway"),
         whole=health,
+        tracing=gateway_traces,
     )
     producers = [_task(worker, "worker"), _task(gateway, "gateway")]
     keepers = [_task(router, "router"), _task(usage, "usage")]
@@ -179,6 +185,7 @@ async def _run_services(
         edge.set()
         core.set()
         await _end([*producers, *keepers])
+        await asyncio.gather(*(tracing.close() for tracing in tracings))
 
 
 def _task(service: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from xml_pipeline.ledger import books
 from xml_pipeline.ledger.feed import frame
 from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
 from xml_pipeline.ledger.model import Changes, Rules
+from xml_pipeline.ledger.traces import booking_spans
 from xml_pipeline.llm.pricing import Prices
+from xml_pipeline.logs import log_ids
 from xml_pipeline.message_bus.messages import ControlHint, HoldReply
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
@@ -28,6 +31,7 @@ from xml_pipeline.organism.model import Organism
 from xml_pipeline.storage import ledger as rows
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.threads import kill_thread
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +62,9 @@ class _Item:
 class Bookkeeper:
     """Books what arrives, for the organism as it is configured now."""
 
-    def __init__(self, bus: Bus, db: Database, organism: Organism) -> None:
+    def __init__(self, bus: Bus, db: Database, organism: Organism, tracing: Tracing = OFF) -> None:
         self._bus = bus
+        self._tracing = tracing
         self._db = db
         self._names = Names(organism.name)
         self._under_way = 0
@@ -95,8 +100,11 @@ class Bookkeeper:
             if len(deliveries) == BATCH:
                 door.close()
             with self._counted():
+                began = time.time_ns()
                 booked = await self._book(await self._parse(deliveries))
                 door.close()
+                for _, changes in booked:
+                    self._trace(changes, began)
                 await self._end(booked)
                 await consumer.ack(deliveries)
 
@@ -120,14 +128,22 @@ class Bookkeeper:
 
     async def sweep(self) -> None:
         """Book the holds whose time is over. Raises DatabaseUnavailable."""
+        began = time.time_ns()
         try:
             changes = await books.sweep(self._db, rules=self._rules, pricing=self._pricing)
         except (DBAPIError, books.Conflict) as error:
             log.info("sweep_put_off", error=_first_line(error))
             return
+        self._trace(changes, began)
         for call_id in changes.moved:
-            log.warning("hold_expired", call_id=str(call_id))
+            booking = changes.booked.get(call_id)
+            ids = {} if booking is None else log_ids(booking.thread_id, booking.message_id)
+            log.warning("hold_expired", call_id=str(call_id), **ids)
         await self._tell([], changes)
+
+    def _trace(self, changes: Changes, began_ns: int) -> None:
+        if self._tracing.on:
+            self._tracing.tell(booking_spans(changes, began_ns, time.time_ns()))
 
     # What arrives
 
@@ -196,10 +212,10 @@ class Bookkeeper:
             async with self._db.begin() as connection:
                 killed = await kill_thread(connection, thread_id, actor="budget")
         except (DatabaseUnavailable, DBAPIError) as error:
-            log.warning("kill_put_off", thread_id=str(thread_id), error=_first_line(error))
+            log.warning("kill_put_off", error=_first_line(error), **log_ids(thread_id))
             return False
         if killed is not None and killed.before != "killed":
-            log.warning("thread_killed_at_limit", thread_id=str(thread_id))
+            log.warning("thread_killed_at_limit", **log_ids(thread_id))
             hint = ControlHint(kind="kill", thread_id=thread_id).model_dump_json().encode()
             await self._bus.publish([Outgoing(self._names.control, "", hint, persistent=False)])
         return True

@@ -29,6 +29,7 @@ from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger import any_hold_open
 from xml_pipeline.storage.organism_state import database_time, read_state
 from xml_pipeline.storage.schema import require_current_schema
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ async def run_usage(
     instance: str,
     health: Health | None = None,
     asked: asyncio.Event | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
@@ -60,7 +62,7 @@ async def run_usage(
         version = (await configuration.publish(connection, organism)).version
         started_at = await database_time(connection)
     await set_limits(db, organism.budgets)
-    service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health(), asked or stop)
+    service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health(), asked or stop, tracing)
     await service.run()
 
 
@@ -78,6 +80,7 @@ class _Usage:
         stop: asyncio.Event,
         health: Health,
         asked: asyncio.Event,
+        tracing: Tracing,
     ) -> None:
         self._bus = bus
         self._db = db
@@ -86,7 +89,7 @@ class _Usage:
         self._version = version
         self._started_at = started_at
         self._names = Names(organism.name)
-        self._books = Bookkeeper(bus, db, organism)
+        self._books = Bookkeeper(bus, db, organism, tracing)
         self._webhooks = WebhookSender(db, health)
         self._webhooks.configure(organism.budgets.webhook)
         self._stop = stop

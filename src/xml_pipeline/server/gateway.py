@@ -34,6 +34,7 @@ from xml_pipeline.stopping import PUBLISHING, SILENCE, cancel_all
 from xml_pipeline.storage import configuration
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import database_time, read_state
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ async def run_gateway(
     on_listening: Callable[[int], None] | None = None,
     health: Health | None = None,
     whole: Health | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
@@ -62,7 +64,7 @@ async def run_gateway(
     arm_failpoints()
     await bus.declare(organism_topology(organism.name, organism.listeners))
     health = health or Health()
-    gateway = await _prepare(bus, db, organism, instance, health, whole or health)
+    gateway = await _prepare(bus, db, organism, instance, health, whole or health, tracing)
     listening = bind(host, port)
     bound: int = listening.getsockname()[1]
     limit = organism.limits.max_envelope_bytes
@@ -78,7 +80,9 @@ async def run_gateway(
     log.info("gateway.stopped", organism=organism.name, instance=instance)
 
 
-async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health) -> _Gateway:
+async def _prepare(
+    bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health, tracing: Tracing
+) -> _Gateway:
     async with db.begin() as connection:
         published = await configuration.publish(connection, organism)
         started_at = await database_time(connection)
@@ -88,7 +92,7 @@ async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str, he
     hub, outbox, poke = Hub(), Outbox(bus, names), asyncio.Event()
     feed = LiveFeed(names, current, hub, poke.set)
     await feed.open(bus)
-    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told)
+    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told, tracing)
     return _Gateway(bus, db, view, feed, outbox, CatchUp(db, current, feed, hub), poke, started_at, instance, health)
 
 

@@ -1,4 +1,4 @@
-"""Spans as OpenTelemetry exports them: in batches, from a thread of its own. The only module that speaks OpenTelemetry."""
+"""Spans as OpenTelemetry exports them: in batches, from a thread of its own. No other module speaks OpenTelemetry."""
 
 from __future__ import annotations
 
