@@ -118,7 +118,7 @@ class Batches:
             raise
         failpoint("router.after-commit")
         self._forget({closing.message_id for closing in routed.decision.changes.closings})
-        _log_notes(routed)
+        _log_ends(routed)
         return routed
 
     async def _apart(self, items: Sequence[Item], error: Exception) -> list[Routed]:
@@ -176,7 +176,11 @@ def _name(error: Exception) -> str:
     return sqlstate(error) or type(error).__name__
 
 
-def _log_notes(routed: Routed) -> None:
+def _log_ends(routed: Routed) -> None:
+    """What changed nothing, and what ended for good. Never the reasons: they may quote a payload."""
+    for letter in routed.decision.changes.dead_letters:
+        ids = log_ids(letter.thread_id, letter.message_id)
+        log.warning("dead_letter", letter=str(letter.id), code=letter.code, listener=letter.listener, **ids)
     for note in routed.decision.notes:
         ids = log_ids(_thread_of(routed.snapshot, note.message_id), note.message_id)
         log.warning(note.event, detail=note.detail, **ids)

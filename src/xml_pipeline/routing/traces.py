@@ -73,6 +73,6 @@ def _attributes(message: NewMessage) -> dict[str, Attribute]:
         "messaging.message.body.size": len(message.body),
         "organism.from": message.from_id,
         "organism.kind": message.kind,
-        "organism.slot": message.slot,
+        "organism.slot_index": message.slot - 1,
         "organism.hop": message.hop,
     }
