@@ -69,7 +69,7 @@ def collecting() -> Iterator[Collector]:
     collector = Collector("")
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - as the base class calls it
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if collector.status == 200:
                 collector.take(body)
@@ -102,9 +102,7 @@ def _collected(span: Exported, resource: Mapping[str, Any]) -> Collected:
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
         attributes=_values(span.attributes),
-        links=tuple(
-            (int.from_bytes(link.trace_id, "big"), int.from_bytes(link.span_id, "big")) for link in span.links
-        ),
+        links=tuple((int.from_bytes(link.trace_id, "big"), int.from_bytes(link.span_id, "big")) for link in span.links),
         error=span.status.message if span.status.code == 2 else None,
         resource=resource,
     )
