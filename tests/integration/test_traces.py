@@ -61,7 +61,7 @@ def _history(url: str, thread: UUID) -> list[dict[str, Any]]:
 async def _calls(database_url: str, thread: UUID) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(database_url)
     try:
-        return await connection.fetch("select * from usage_events where thread_id = $1", thread)
+        return list(await connection.fetch("select * from usage_events where thread_id = $1", thread))
     finally:
         await connection.close()
 

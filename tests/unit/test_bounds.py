@@ -80,7 +80,7 @@ class TestGatewayOutbox:
         running = asyncio.create_task(outbox.run())
         await outbox.flush()
         assert await bus.depth(NAMES.ingress) == most
-        outbox.inject("id", body)
+        outbox.inject("id", body, "")
         await outbox.flush()
         assert await bus.depth(NAMES.ingress) == most + 1
         running.cancel()
