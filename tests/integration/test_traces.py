@@ -29,6 +29,7 @@ from xml_pipeline.tracing.ids import (
 
 CLIENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 CLIENT_TRACE, CLIENT_SPAN = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
+ONCE = {"Idempotency-Key": "one study"}
 TOPIC = "the migration of eels"
 MESSAGES, CALLS = 24, 12
 SERVICES = {"gateway": 1, "usage": 1, "router": 2, "agent-worker": 2}
@@ -90,7 +91,8 @@ async def test_the_trace_of_a_thread_has_every_hop_with_the_right_parent(
 ) -> None:
     with _research_team(amqp_url, database_url, organism_name, tmp_path, SERVICES) as (fleet, collector):
         url = fleet.urls()[0]
-        answer = _study(url, traceparent=CLIENT)
+        answer = _study(url, **ONCE, traceparent=CLIENT)
+        assert _study(url, **ONCE) == answer
         thread, first = UUID(answer["threadId"]), UUID(answer["messageId"])
         messages = _history(url, thread)
         calls = await _calls(database_url, thread)
@@ -102,6 +104,9 @@ async def test_the_trace_of_a_thread_has_every_hop_with_the_right_parent(
         wanted += [make(call["call_id"]) for call in calls for make in (call_span, _booked)]
         spans = _wait_for(collector, trace_of(thread), wanted)
 
+    # They have stopped, and have exported all: what was asked for again, and what is done again, is told once.
+    told = [span.span_id for span in collector.spans if span.trace_id == trace_of(thread)]
+    assert sorted(told) == sorted(spans)
     _one_tree(spans, thread)
     _every_hop(spans, messages, first)
     _every_call(spans, calls)
