@@ -20,6 +20,7 @@ from xml_pipeline.ledger import books
 from xml_pipeline.ledger.feed import frame
 from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
 from xml_pipeline.ledger.model import Changes, Rules
+from xml_pipeline.ledger.slices import in_slices
 from xml_pipeline.llm.pricing import Prices
 from xml_pipeline.message_bus.messages import ControlHint, HoldReply
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
@@ -133,11 +134,12 @@ class Bookkeeper:
 
     async def _parse(self, deliveries: Sequence[Incoming]) -> list[_Item]:
         items = []
-        for delivery in deliveries:
-            try:
-                items.append(_Item(delivery, parse_ledger_message(delivery.body)))
-            except InvalidPayload as error:
-                await self._bury(delivery, str(error))
+        async for part in in_slices(deliveries):
+            for delivery in part:
+                try:
+                    items.append(_Item(delivery, parse_ledger_message(delivery.body)))
+                except InvalidPayload as error:
+                    await self._bury(delivery, str(error))
         return items
 
     async def _bury(self, delivery: Incoming, reason: str) -> None:

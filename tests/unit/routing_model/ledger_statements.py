@@ -208,7 +208,7 @@ async def settle_holds(connection: LedgerTransaction, columns: Sequence[Measured
         for key in _rollup_keys(booking):
             rollups.setdefault(key, Sums()).add(booking, 1)
     await _add_rollups(connection, rollups)
-    return Settlement(settled, [])
+    return Settlement(settled, [], len(settled))
 
 
 async def _settle(connection: LedgerTransaction, view: View, event: Measured) -> Hold | None:
