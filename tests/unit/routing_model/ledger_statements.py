@@ -5,7 +5,7 @@ Each is one statement; what books of one thread belong together is for the calle
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import UUID
 
 from tests.unit.routing_model.database import Transaction, View
 from tests.unit.routing_model.rows import Shortcut, Shortcuts
+from xml_pipeline.message_bus.messages import UsageEvent
 from xml_pipeline.organism.budgets import Budgets
 from xml_pipeline.storage.budget_rows import Budget, organism_node, thread_node
 from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Measured, Settled
@@ -186,6 +187,10 @@ async def add_latencies(connection: LedgerTransaction, rollups: Mapping[LatencyK
 
 async def add_prices(connection: LedgerTransaction, prices: Mapping[int, object]) -> None:
     """Not modelled: they never change."""
+
+
+async def in_slices(items: Sequence[UsageEvent]) -> AsyncIterator[Sequence[UsageEvent]]:
+    yield items
 
 
 def settling_columns(measured: Sequence[Measured]) -> Sequence[Measured]:
