@@ -47,9 +47,7 @@ def _gauge(name: str, text: str, *labels: str, by: tuple[str, ...], shared: bool
     return Metric(name, Kind.GAUGE, text, by, labels, shared=shared)
 
 
-def _histogram(
-    name: str, text: str, *labels: str, by: tuple[str, ...], buckets: tuple[float, ...] = _QUICK
-) -> Metric:
+def _histogram(name: str, text: str, *labels: str, by: tuple[str, ...], buckets: tuple[float, ...] = _QUICK) -> Metric:
     return Metric(name, Kind.HISTOGRAM, text, by, labels, buckets)
 
 
@@ -99,7 +97,7 @@ ROUTER_BATCH = _histogram(
 ROUTER_BATCH_ITEMS = _histogram(
     "organism_router_batch_items", "Injects, turns and others in a batch.", by=(ROUTER,), buckets=_SIZES
 )
-ROUTER_TRIES = _counter(
+ROUTER_AGAIN = _counter(
     "organism_router_batches_again_total",
     "Batches begun anew: conflict, another router was quicker; held, the database did not answer; split, an item"
     " could not pass.",
@@ -122,9 +120,15 @@ OLDEST = _gauge(
     by=(ROUTER,),
     shared=True,
 )
-PAUSED = _gauge("organism_listener_paused", "1 while the listener is paused; else 0.", "listener", by=(ROUTER,), shared=True)
-WINDOW = _gauge(
-    "organism_listener_window", "How many of its messages may be out at once.", "listener", by=(ROUTER,), shared=True
+PAUSED = _gauge(
+    "organism_listener_paused", "1 while the listener is paused; else 0.", "listener", by=(ROUTER,), shared=True
+)
+LISTENER_CAPACITY = _gauge(
+    "organism_listener_capacity",
+    "How many of its messages the live workers can have in hand, all together.",
+    "listener",
+    by=(ROUTER,),
+    shared=True,
 )
 QUEUE = _gauge(
     "organism_queue_messages",
@@ -194,23 +198,27 @@ BOOKING = _histogram(
     "A batch of hold requests and usage events through its transaction, each try and each wait included.",
     by=(USAGE,),
 )
-BOOKING_ITEMS = _histogram(
+BOOKING_MESSAGES = _histogram(
     "organism_booking_messages", "Hold requests and usage events in a batch.", by=(USAGE,), buckets=_SIZES
 )
 HOLDS_OPEN = _gauge("organism_holds_open", "Holds of calls that are under way.", by=(USAGE,), shared=True)
 HOLDS_OVERDUE = _gauge(
-    "organism_holds_overdue", "Holds whose time is over and that are not booked as expired yet.", by=(USAGE,), shared=True
+    "organism_holds_overdue",
+    "Holds whose time is over and that are not booked as expired yet.",
+    by=(USAGE,),
+    shared=True,
 )
 BUDGET_SPENT = _gauge(
     "organism_budget_spent_tokens", "Tokens that the organism has spent, exactly as booked.", by=(USAGE,), shared=True
 )
 BUDGET_HELD = _gauge("organism_budget_held_tokens", "Tokens that its calls under way hold.", by=(USAGE,), shared=True)
 BUDGET_LIMIT = _gauge(
-    "organism_budget_limit_tokens", "Tokens that it may spend; not told where there is no limit.", by=(USAGE,), shared=True
+    "organism_budget_limit_tokens",
+    "Tokens that it may spend; not told where there is no limit.",
+    by=(USAGE,),
+    shared=True,
 )
-BUDGET_COST = _gauge(
-    "organism_budget_cost_usd", "USD that it has spent, exactly as booked.", by=(USAGE,), shared=True
-)
+BUDGET_COST = _gauge("organism_budget_cost_usd", "USD that it has spent, exactly as booked.", by=(USAGE,), shared=True)
 WEBHOOKS_DUE = _gauge(
     "organism_webhook_deliveries_due", "Webhook deliveries that are to be made.", by=(USAGE,), shared=True
 )
@@ -222,8 +230,8 @@ INJECTS = _counter(
     *("listener", "outcome"),
     by=(GATEWAY,),
 )
-INJECT_COMMIT = _histogram(
-    "organism_inject_commit_seconds", "From the arrival of an inject at the database's queue until it is answered.", by=(GATEWAY,)
+INJECT = _histogram(
+    "organism_inject_seconds", "From the arrival of an inject until it is committed, or turned down.", by=(GATEWAY,)
 )
 ANSWER = _histogram(
     "organism_answer_seconds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from prometheus_client import (
@@ -18,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from xml_pipeline.metrics.catalogue import Metric
+from xml_pipeline.metrics.catalogue import SNAPSHOT_AGE, Metric
 from xml_pipeline.metrics.reading import Reading
 from xml_pipeline.metrics.snapshot import Snapshot
 
@@ -30,7 +31,7 @@ class Metrics:
     """One for a process: services that share it may share a metric, too."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._made: dict[str, object] = {}
         self._readings = _Readings()
@@ -58,10 +59,16 @@ class Metrics:
         """Gauges that are looked at when somebody asks; `metrics` are those that `read` may tell of."""
         self._readings.add(metrics, read)
 
-    def read_snapshot(self, metrics: Iterable[Metric], snapshot: Snapshot) -> None:
-        """The same, of what has to be asked for elsewhere."""
+    @contextmanager
+    def read_snapshot(self, metrics: Iterable[Metric], snapshot: Snapshot) -> Iterator[None]:
+        """The same, of what has to be asked for elsewhere, as long as the context lasts."""
         self._snapshots.append(snapshot)
-        self.read(metrics, snapshot.readings)
+        self.read((*metrics, SNAPSHOT_AGE), snapshot.readings)
+        try:
+            yield
+        finally:
+            self._snapshots.remove(snapshot)
+            self._readings.remove(snapshot.readings)
 
     async def told(self, accept: str = "") -> tuple[bytes, str]:
         """All of it, and its content type: the one that an Accept header asks for."""
@@ -87,6 +94,9 @@ class _Readings(Collector):
     def add(self, metrics: Iterable[Metric], read: Read) -> None:
         self._metrics |= {metric.name: metric for metric in metrics}
         self._reads.append(read)
+
+    def remove(self, read: Read) -> None:
+        self._reads.remove(read)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         return iter(())

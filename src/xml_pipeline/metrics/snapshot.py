@@ -1,4 +1,4 @@
-"""What has to be asked for elsewhere before it can be told: asked seldom, with a limit, and told no longer than true."""
+"""What has to be asked for elsewhere before it can be told: asked seldom, with a limit, told while it is fresh."""
 
 from __future__ import annotations
 
@@ -41,13 +41,12 @@ class Snapshot:
         self._read_at = clock()
         self._next_at = 0.0
         self._lock = asyncio.Lock()
-        self._closed = False
 
     async def refresh(self) -> None:
         """Read anew, if it is time to. What cannot be read is left as it is."""
         async with self._lock:
             began = self._clock()
-            if self._closed or began < self._next_at:
+            if began < self._next_at:
                 return
             try:
                 async with asyncio.timeout(self._patience):
@@ -63,7 +62,3 @@ class Snapshot:
         age = self._clock() - self._read_at
         told = [] if age > STALE else self._readings
         return [*told, Reading(SNAPSHOT_AGE, (self._name,), age)]
-
-    def close(self) -> None:
-        """Ask no more."""
-        self._closed = True
