@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from xml_pipeline.metrics.registry import Metrics
+
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
@@ -57,3 +59,8 @@ def parsed(text: str) -> Scrape:
 def merged_total(scrapes: list[Scrape], name: str, **labels: str) -> float:
     """Over several processes."""
     return sum(one.total(name, **labels) for one in scrapes)
+
+
+async def told(metrics: Metrics) -> Scrape:
+    """What would be answered now."""
+    return parsed((await metrics.told())[0].decode())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from tests.support.scrape import Scrape, parsed
+from tests.support.scrape import parsed, told
 from xml_pipeline.health.health import Health
 from xml_pipeline.health.ops import create_ops_app
 from xml_pipeline.metrics import catalogue
@@ -28,10 +28,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-async def told(metrics: Metrics) -> Scrape:
-    return parsed((await metrics.told())[0].decode())
 
 
 async def test_services_of_one_process_share_a_counter() -> None:
