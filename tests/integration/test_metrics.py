@@ -75,7 +75,7 @@ def test_the_numbers_add_up(fleet: Fleet) -> None:
     assert merged_total(gateway, "organism_injects_total", listener="planner", outcome="accepted") == STUDIES
     assert merged_total(gateway, "organism_inject_seconds_count") == STUDIES
     assert merged_total(gateway, "organism_answer_seconds_count", listener="planner", kind="response") == STUDIES
-    assert 0 < merged_total(gateway, "organism_answer_seconds_sum")
+    assert merged_total(gateway, "organism_answer_seconds_sum") > 0
     the_spend_adds_up(fleet, workers)
     what_waits_is_told(fleet)
     the_catalogue_is_what_they_tell(fleet)

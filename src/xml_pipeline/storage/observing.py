@@ -17,7 +17,7 @@ MOST_COUNTED = 200_000
 
 # By state, since each has its partial index.
 _OPEN = text("""
-    select to_id, state, count(*) as open, 
+    select to_id, state, count(*) as open,
         cast(extract(epoch from clock_timestamp() - min(created_at)) as float8) as age
     from (
         (select to_id, 'waiting' as state, created_at from messages where state = 'waiting' limit :most)

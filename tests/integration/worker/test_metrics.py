@@ -42,7 +42,7 @@ async def test_what_runs_is_in_hand_until_its_turn_is_confirmed(memory: Connect,
         let_go(log)
         await scene.router.turn(running)
         async with asyncio.timeout(PATIENCE):
-            while (await told(metrics)).total("organism_worker_jobs"):
+            while (await told(metrics)).total("organism_worker_jobs"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await told(metrics)).total("organism_handler_seconds_count", listener="slow") == 1
 
@@ -52,7 +52,7 @@ async def test_a_child_that_dies_is_counted_with_what_it_ran(memory: Connect, zo
     async with running_worker(memory, zoo, metrics=metrics) as scene:
         assert (await scene.router.ask(ask("dies"))).outcome is Outcome.ERROR
         async with asyncio.timeout(PATIENCE):
-            while (await told(metrics)).total("organism_worker_child_deaths_total") != 1:
+            while (await told(metrics)).total("organism_worker_child_deaths_total") != 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await told(metrics)).total("organism_handler_seconds_count", listener="dies", outcome="error") == 1
     # The children that a stop ends have not died unasked.

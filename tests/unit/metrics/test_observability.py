@@ -160,8 +160,11 @@ def test_what_the_containers_mount_is_there() -> None:
     assert scraped[0]["dns_sd_configs"][0]["names"] == ["gateway", "router", "usage", "agent-worker"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+PROMTOOL = shutil.which("promtool")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
 def test_alerts_fire_when_they_should_and_only_then() -> None:
     file = Path(__file__).with_name("alerts.test.yml")
-    run = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    run = subprocess.run([str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
