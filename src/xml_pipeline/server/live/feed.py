@@ -119,7 +119,7 @@ class LiveFeed:
         self._note(event["id"])
         answers = event.get("answers") if event["to"] == API else None
         if answers is not None:
-            self._metrics.answered(answers, event["kind"])
+            self._metrics.answered(answers, event.get("kind", "response"))
         waiting = self._waiting.get(answers or "")
         if waiting is None and not self._hub.watched:
             return
