@@ -14,7 +14,15 @@ async def main(runtime: Runtime) -> None:
     """Run a usage service until it is asked to stop."""
     organism = runtime.load_organism()
     async with runtime.database() as database, runtime.bus() as bus:
-        await run_usage(bus, database, organism, stop=runtime.stop, instance=runtime.instance, health=runtime.health)
+        await run_usage(
+            bus,
+            database,
+            organism,
+            stop=runtime.stop,
+            instance=runtime.instance,
+            health=runtime.health,
+            metrics=runtime.metrics,
+        )
 
 
 if __name__ == "__main__":

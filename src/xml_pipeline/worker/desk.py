@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from xml_pipeline.message_bus.topology import Names
 from xml_pipeline.worker.jobs import Delivery, Job, Jobs
 from xml_pipeline.worker.ledger_desk import LedgerDesk
 from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.outbox import Outbox
 from xml_pipeline.worker.pool import Pool, Source
 from xml_pipeline.worker.settings import WorkerSettings
@@ -38,11 +40,13 @@ class Desk:
         outbox: Outbox,
         ledger: LedgerDesk,
         on_version: Callable[[int], None],
+        metrics: WorkerMetrics,
     ) -> None:
         self._ingress = names.ingress
         self._outbox = outbox
         self._ledger = ledger
         self._on_version = on_version
+        self._metrics = metrics
         self._jobs = Jobs()
         self._to_ack: list[Delivery] = []
         self._ack_wanted = asyncio.Event()
@@ -78,6 +82,10 @@ class Desk:
         unacked = (delivery.listener for delivery in (*self._to_ack, *self._acking))
         return self._jobs.listeners.union(unacked)
 
+    def listeners_in_hand(self) -> Iterator[str]:
+        """The listener of each job in hand."""
+        return self._jobs.each_listener()
+
     async def run_acks(self) -> None:
         """Ack in batches, until cancelled."""
         while True:
@@ -106,14 +114,18 @@ class Desk:
     def finished(self, job: Job, done: Done) -> None:
         """Publish the turn."""
         job.finished = True
-        self._publish(job, self._turn(job, _as_told(job, done)))
+        told = _as_told(job, done)
+        self._metrics.finished(job, told.outcome, time.monotonic())
+        self._publish(job, self._turn(job, told))
 
     def asked(self, member: Member, job: Job | None, ask: LedgerAsk) -> None:
         """Pass it on."""
         self._ledger.asked(member, job, ask)
 
-    def left(self, member: Member) -> None:
+    def left(self, member: Member, *, expected: bool) -> None:
         """Pass it on."""
+        if not expected:
+            self._metrics.child_died()
         self._ledger.left(member)
 
     def _begin(self, job: Job) -> None:

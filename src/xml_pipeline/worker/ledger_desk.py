@@ -14,6 +14,7 @@ from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldReques
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.parking import parks
 from xml_pipeline.worker.wire import LedgerAnswer, LedgerAsk
 
@@ -47,8 +48,9 @@ class _Calls:
 class LedgerDesk:
     """One for a worker. The message of a call is the one that the child's run handles, whatever the child says."""
 
-    def __init__(self, client: LedgerClient) -> None:
+    def __init__(self, client: LedgerClient, metrics: WorkerMetrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._calls: dict[Member, _Calls] = {}
 
     def asked(self, member: Member, job: Job | None, ask: LedgerAsk) -> None:
@@ -107,6 +109,7 @@ class LedgerDesk:
             return
         known = {"message_id": granted.request.message_id, "granted_at": granted.reply.granted_at}
         true = event.model_copy(update=known)
+        self._metrics.call_answered(true.model, true.latency_ms)
         self._client.settle(true, _answering(member, ask))
 
     def _release(self, member: Member, calls: _Calls, ask: LedgerAsk, release: HoldRelease) -> None:

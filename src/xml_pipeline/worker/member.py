@@ -68,6 +68,7 @@ class Member:
     def assign(self, run: int, job: Job, now: float) -> None:
         """Have it run a job."""
         self.runs[run] = Assigned(job, now)
+        job.begins()
         self.process.send(run_of(run, job))
 
     def cancel(self, job: Job) -> None:
