@@ -25,6 +25,7 @@ async def main(runtime: Runtime) -> None:
             instance=runtime.instance,
             settings=settings,
             health=runtime.health,
+            metrics=runtime.metrics,
             tracing=tracing,
         )
 

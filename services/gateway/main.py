@@ -25,6 +25,7 @@ async def main(runtime: Runtime) -> None:
             host=host,
             port=port,
             health=runtime.health,
+            metrics=runtime.metrics,
             tracing=tracing,
         )
 

@@ -21,6 +21,7 @@ async def main(runtime: Runtime) -> None:
             stop=runtime.stop,
             instance=runtime.instance,
             health=runtime.health,
+            metrics=runtime.metrics,
             tracing=tracing,
         )
 

@@ -16,6 +16,7 @@ from xml_pipeline.ledger.service import run_usage
 from xml_pipeline.message_bus.connect import connect_bus
 from xml_pipeline.message_bus.memory import MemoryBroker
 from xml_pipeline.message_bus.port import Bus
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.service import run_router
 from xml_pipeline.runtime import current_database, require_free_port, what_to_do
@@ -52,12 +53,18 @@ class Place:
 
 
 async def run_embedded(
-    organism: Organism, place: Place, *, stop: asyncio.Event, instance: str, health: Health | None = None
+    organism: Organism,
+    place: Place,
+    *,
+    stop: asyncio.Event,
+    instance: str,
+    health: Health | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Run until `stop` is set or the organism is asked to stop; what is open goes on at the next start.
 
-    `health` gets a part for each service; the gateway's `/livez` and `/readyz` tell of all. Raises Unavailable and
-    SchemaOutdated when it cannot start.
+    `health` gets a part for each service, which share `metrics`; the gateway's `/livez` and `/readyz` tell of all.
+    Raises Unavailable and SchemaOutdated when it cannot start.
     """
     require_free_port(place.host, place.port)
     async with AsyncExitStack() as stack:
@@ -68,7 +75,16 @@ async def run_embedded(
         database = await stack.enter_async_context(current_database(url, name=instance, pool_size=place.pool_size))
         if place.amqp_url is None:
             await _forget_deliveries(database)
-        await _run_services(organism, place, connect, database, stop=stop, instance=instance, health=health or Health())
+        await _run_services(
+            organism,
+            place,
+            connect,
+            database,
+            stop=stop,
+            instance=instance,
+            health=health or Health(),
+            metrics=metrics or Metrics(),
+        )
 
 
 @asynccontextmanager
@@ -125,6 +141,7 @@ async def _run_services(
     stop: asyncio.Event,
     instance: str,
     health: Health,
+    metrics: Metrics,
 ) -> None:
     """Run all four. What produces work stops first; router and ledger go on until that is done."""
     edge, core = asyncio.Event(), asyncio.Event()
@@ -139,6 +156,7 @@ async def _run_services(
         stop=core,
         instance=f"router-{instance}",
         health=health.part("router"),
+        metrics=metrics,
         asked=stop,
         tracing=router_traces,
     )
@@ -149,6 +167,7 @@ async def _run_services(
         stop=core,
         instance=f"usage-{instance}",
         health=health.part("usage"),
+        metrics=metrics,
         asked=stop,
         tracing=usage_traces,
     )
@@ -159,6 +178,7 @@ async def _run_services(
         instance=f"agent-worker-{instance}",
         processes=place.worker_processes,
         health=health.part("agent-worker"),
+        metrics=metrics,
         tracing=worker_traces,
     )
     gateway = run_gateway(
@@ -170,6 +190,7 @@ async def _run_services(
         host=place.host,
         port=place.port,
         health=health.part("gateway"),
+        metrics=metrics,
         whole=health,
         tracing=gateway_traces,
     )

@@ -23,6 +23,8 @@ from xml_pipeline.exits import exit_status, explain
 from xml_pipeline.health.checks import Phase
 from xml_pipeline.health.health import Health
 from xml_pipeline.logs import configure_logging
+from xml_pipeline.metrics.health import tell_health
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.settings import Settings
 from xml_pipeline.stopping import WHOLE
@@ -55,6 +57,7 @@ class Runtime:
     stop_limit: float | None = WHOLE
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     health: Health = field(default_factory=Health)
+    metrics: Metrics = field(default_factory=Metrics)
     asked_to_stop: bool = False
     caught_starting: bool = False
 
@@ -183,8 +186,11 @@ async def _serve_ops(runtime: Runtime, stack: AsyncExitStack) -> None:
     if settings.ops_port is not None:
         # Here, since who has no such port starts sooner without a web server.
         from xml_pipeline.health.ops import ops_server
+        from xml_pipeline.metrics.route import metrics_route
 
-        await stack.enter_async_context(ops_server(runtime.health, settings.ops_host, settings.ops_port))
+        tell_health(runtime.metrics, runtime.health, runtime.service)
+        route = metrics_route(runtime.metrics)
+        await stack.enter_async_context(ops_server(runtime.health, settings.ops_host, settings.ops_port, route))
 
 
 async def _run_main(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> None:

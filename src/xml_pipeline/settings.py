@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, description="the database, postgresql://")
     host: str = Field(default=DEFAULT_HOST, description="the address that the API listens on")
     port: int | None = Field(default=None, ge=1, le=65535, description="its port; else the one of organism.yaml")
-    ops_host: str = Field(default=DEFAULT_HOST, description="the address that answers /livez and /readyz")
+    ops_host: str = Field(default=DEFAULT_HOST, description="the address that answers /livez, /readyz and /metrics")
     ops_port: int | None = Field(default=None, ge=0, le=65535, description="its port, 0 for a free one; else none")
     worker_processes: int | None = Field(default=None, ge=1, le=256, description="child processes of an agent-worker")
     pool_size: int = Field(default=8, ge=1, le=200, description="database connections of a process")

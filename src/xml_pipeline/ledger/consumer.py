@@ -20,13 +20,16 @@ from xml_pipeline.health.pulse import beat, rest
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.feed import frame
 from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
+from xml_pipeline.ledger.metrics import LedgerMetrics
 from xml_pipeline.ledger.model import Changes, Rules
+from xml_pipeline.ledger.slices import in_slices
 from xml_pipeline.ledger.traces import booking_spans
 from xml_pipeline.llm.pricing import Prices
 from xml_pipeline.logs import log_ids
 from xml_pipeline.message_bus.messages import ControlHint, HoldReply
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.storage import ledger as rows
 from xml_pipeline.storage.database import Database
@@ -62,11 +65,12 @@ class _Item:
 class Bookkeeper:
     """Books what arrives, for the organism as it is configured now."""
 
-    def __init__(self, bus: Bus, db: Database, organism: Organism, tracing: Tracing = OFF) -> None:
+    def __init__(self, bus: Bus, db: Database, organism: Organism, metrics: Metrics, tracing: Tracing = OFF) -> None:
         self._bus = bus
         self._tracing = tracing
         self._db = db
         self._names = Names(organism.name)
+        self._metrics = LedgerMetrics(metrics)
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -139,6 +143,7 @@ class Bookkeeper:
             booking = changes.booked.get(call_id)
             ids = {} if booking is None else log_ids(booking.thread_id, booking.message_id)
             log.warning("hold_expired", call_id=str(call_id), **ids)
+        self._metrics.changed(changes)
         await self._tell([], changes)
 
     def _trace(self, changes: Changes, began_ns: int) -> None:
@@ -149,11 +154,12 @@ class Bookkeeper:
 
     async def _parse(self, deliveries: Sequence[Incoming]) -> list[_Item]:
         items = []
-        for delivery in deliveries:
-            try:
-                items.append(_Item(delivery, parse_ledger_message(delivery.body)))
-            except InvalidPayload as error:
-                await self._bury(delivery, str(error))
+        async for part in in_slices(deliveries):
+            for delivery in part:
+                try:
+                    items.append(_Item(delivery, parse_ledger_message(delivery.body)))
+                except InvalidPayload as error:
+                    await self._bury(delivery, str(error))
         return items
 
     async def _bury(self, delivery: Incoming, reason: str) -> None:
@@ -161,9 +167,12 @@ class Bookkeeper:
         id_, pause = uuid4(), _FIRST_PAUSE
         while True:
             try:
-                return await self._add_dead_letter(id_, reason, delivery.body)
+                await self._add_dead_letter(id_, reason, delivery.body)
             except DatabaseUnavailable as error:
                 pause = await _wait_for_database(error, pause)
+            else:
+                self._metrics.refused()
+                return
 
     async def _add_dead_letter(self, id_: UUID, reason: str, body: bytes) -> None:
         async with self._db.begin() as connection:
@@ -185,7 +194,12 @@ class Bookkeeper:
         return [*await self._book(items[:middle]), *await self._book(items[middle:])]
 
     async def _book_at_once(self, items: Sequence[_Item]) -> Changes:
-        messages = [item.message for item in items]
+        began = time.monotonic()
+        changes = await self._booked([item.message for item in items])
+        self._metrics.booked(len(items), time.monotonic() - began, changes)
+        return changes
+
+    async def _booked(self, messages: Sequence[LedgerMessage]) -> Changes:
         attempt, pause = 1, _FIRST_PAUSE
         while True:
             try:

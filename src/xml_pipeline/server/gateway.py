@@ -18,6 +18,7 @@ from xml_pipeline.health.watch import Watch
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.quiet_server import bind
 from xml_pipeline.server.app import create_app
@@ -28,6 +29,7 @@ from xml_pipeline.server.live.catch_up import CatchUp
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.feed import LiveFeed
 from xml_pipeline.server.live.limits import ANSWER_WITHIN
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.view import LiveView
 from xml_pipeline.stopping import PUBLISHING, SILENCE, cancel_all
@@ -53,6 +55,7 @@ async def run_gateway(
     on_listening: Callable[[int], None] | None = None,
     health: Health | None = None,
     whole: Health | None = None,
+    metrics: Metrics | None = None,
     tracing: Tracing = OFF,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
@@ -64,7 +67,8 @@ async def run_gateway(
     arm_failpoints()
     await bus.declare(organism_topology(organism.name, organism.listeners))
     health = health or Health()
-    gateway = await _prepare(bus, db, organism, instance, health, whole or health, tracing)
+    counted = GatewayMetrics(metrics or Metrics(), organism.listeners)
+    gateway = await _prepare(bus, db, organism, instance, health, whole or health, counted, tracing)
     listening = bind(host, port)
     bound: int = listening.getsockname()[1]
     limit = organism.limits.max_envelope_bytes
@@ -81,7 +85,14 @@ async def run_gateway(
 
 
 async def _prepare(
-    bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health, tracing: Tracing
+    bus: Bus,
+    db: Database,
+    organism: Organism,
+    instance: str,
+    health: Health,
+    told: Health,
+    metrics: GatewayMetrics,
+    tracing: Tracing,
 ) -> _Gateway:
     async with db.begin() as connection:
         published = await configuration.publish(connection, organism)
@@ -90,9 +101,9 @@ async def _prepare(
     db = db.within(ANSWER_WITHIN)
     names = Names(organism.name)
     hub, outbox, poke = Hub(), Outbox(bus, names), asyncio.Event()
-    feed = LiveFeed(names, current, hub, poke.set)
+    feed = LiveFeed(names, current, hub, poke.set, metrics)
     await feed.open(bus)
-    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told, tracing)
+    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told, metrics, tracing)
     return _Gateway(bus, db, view, feed, outbox, CatchUp(db, current, feed, hub), poke, started_at, instance, health)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -23,6 +23,7 @@ from xml_pipeline.tracing.port import OFF, Tracing
 from xml_pipeline.worker.jobs import Delivery, Job, Jobs
 from xml_pipeline.worker.ledger_desk import LedgerDesk
 from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.outbox import Outbox
 from xml_pipeline.worker.pool import Pool, Source
 from xml_pipeline.worker.settings import WorkerSettings
@@ -44,12 +45,14 @@ class Desk:
         outbox: Outbox,
         ledger: LedgerDesk,
         on_version: Callable[[int], None],
+        metrics: WorkerMetrics,
         tracing: Tracing = OFF,
     ) -> None:
         self._ingress = names.ingress
         self._outbox = outbox
         self._ledger = ledger
         self._on_version = on_version
+        self._metrics = metrics
         self._tracing = tracing
         self._jobs = Jobs()
         self._to_ack: list[Delivery] = []
@@ -86,6 +89,10 @@ class Desk:
         unacked = (delivery.listener for delivery in (*self._to_ack, *self._acking))
         return self._jobs.listeners.union(unacked)
 
+    def listeners_in_hand(self) -> Iterator[str]:
+        """The listener of each job in hand."""
+        return self._jobs.each_listener()
+
     async def run_acks(self) -> None:
         """Ack in batches, until cancelled."""
         while True:
@@ -117,6 +124,7 @@ class Desk:
         told = _as_told(job, done)
         if told.outcome is not Outcome.OK:
             _log_ended(job, told)
+        self._metrics.finished(job, told.outcome, time.monotonic())
         if self._tracing.on:
             self._tracing.tell(attempt_spans(job, told, time.time_ns()))
         job.trail.calls.clear()
@@ -126,8 +134,10 @@ class Desk:
         """Pass it on."""
         self._ledger.asked(member, job, ask)
 
-    def left(self, member: Member) -> None:
+    def left(self, member: Member, *, expected: bool) -> None:
         """Pass it on."""
+        if not expected:
+            self._metrics.child_died()
         self._ledger.left(member)
 
     def _begin(self, job: Job, incoming: Incoming) -> None:

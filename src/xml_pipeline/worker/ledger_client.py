@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldReques
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
 from xml_pipeline.tracing.ids import HEADER
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.outbox import Outbox
 
 log = structlog.get_logger(__name__)
@@ -26,10 +28,11 @@ _MOST_REPLIES = 500
 class LedgerClient:
     """Asks the usage service; one for a worker."""
 
-    def __init__(self, bus: Bus, names: Names, outbox: Outbox) -> None:
+    def __init__(self, bus: Bus, names: Names, outbox: Outbox, metrics: WorkerMetrics) -> None:
         self._bus = bus
         self._queue = names.usage
         self._outbox = outbox
+        self._metrics = metrics
         self._replies: Consumer | None = None
         self._waiting: dict[UUID, asyncio.Future[HoldReply]] = {}
 
@@ -48,6 +51,11 @@ class LedgerClient:
         """Whether replies are known to come."""
         return self._replies is not None and self._replies.healthy
 
+    @property
+    def wanted(self) -> int:
+        """How many calls wait for a hold."""
+        return len(self._waiting)
+
     async def close(self) -> None:
         """Stop receiving."""
         if self._replies is not None:
@@ -57,13 +65,15 @@ class LedgerClient:
         """What the ledger answers. Replies get lost, and granting is idempotent: so ask again until cancelled."""
         answer: asyncio.Future[HoldReply] = asyncio.get_running_loop().create_future()
         self._waiting[request.call_id] = answer
-        wait = _FIRST_WAIT
+        wait, began = _FIRST_WAIT, time.monotonic()
         try:
             while not answer.done():
                 self._ask(request, traceparent)
                 await asyncio.wait((answer,), timeout=wait)
                 wait = min(wait * 2, _LONGEST_WAIT)
-            return answer.result()
+            reply = answer.result()
+            self._metrics.hold_answered(reply.state, time.monotonic() - began)
+            return reply
         finally:
             if self._waiting.get(request.call_id) is answer:
                 del self._waiting[request.call_id]

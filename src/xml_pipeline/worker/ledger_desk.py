@@ -16,6 +16,7 @@ from xml_pipeline.tracing.port import OFF, Tracing
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.parking import parks
 from xml_pipeline.worker.traces import parent_of_booking, released_call, settled_call
 from xml_pipeline.worker.trail import OpenCall, Trail
@@ -52,8 +53,9 @@ class _Calls:
 class LedgerDesk:
     """One for a worker. The message of a call is the one that the child's run handles, whatever the child says."""
 
-    def __init__(self, client: LedgerClient, tracing: Tracing = OFF) -> None:
+    def __init__(self, client: LedgerClient, metrics: WorkerMetrics, tracing: Tracing = OFF) -> None:
         self._client = client
+        self._metrics = metrics
         self._tracing = tracing
         self._calls: dict[Member, _Calls] = {}
 
@@ -114,6 +116,7 @@ class LedgerDesk:
             return
         known = {"message_id": granted.request.message_id, "granted_at": granted.reply.granted_at}
         true = event.model_copy(update=known)
+        self._metrics.call_answered(true.model, true.latency_ms)
         if granted.trail.calls.pop(event.call_id, None) is not None and self._tracing.on:
             self._tracing.tell([settled_call(granted.trail, granted.request, true, time.time_ns())])
         parent = parent_of_booking(granted.trail, granted.request, self._tracing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -69,7 +68,7 @@ class Member:
     def assign(self, run: int, job: Job, now: float) -> None:
         """Have it run a job."""
         self.runs[run] = Assigned(job, now)
-        job.trail.started_ns = time.time_ns()
+        job.begins()
         self.process.send(run_of(run, job))
 
     def cancel(self, job: Job) -> None:

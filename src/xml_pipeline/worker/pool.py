@@ -52,7 +52,7 @@ class PoolEvents(Protocol):
         """A child asks the ledger; `job` is None where its run has ended."""
         ...
 
-    def left(self, member: Member) -> None:
+    def left(self, member: Member, *, expected: bool) -> None:
         """A child is gone."""
         ...
 
@@ -125,6 +125,11 @@ class Pool:
     def ready(self) -> bool:
         """Whether some child can take a run."""
         return any(self._usable())
+
+    @property
+    def size(self) -> int:
+        """How many children can take a run."""
+        return sum(1 for _ in self._usable())
 
     @property
     def pids(self) -> list[int]:
@@ -300,7 +305,7 @@ class Pool:
         self._judge(member)
         member.process.close()
         self._members.discard(member)
-        self._events.left(member)
+        self._events.left(member, expected=expected)
         self._fill()
         self._feed()
 

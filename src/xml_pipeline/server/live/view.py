@@ -21,6 +21,7 @@ from xml_pipeline.server.live.history import read_history
 from xml_pipeline.server.live.injector import Injector
 from xml_pipeline.server.live.injects import prepare, refused
 from xml_pipeline.server.live.letters import LiveLetters
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.paced import Paced
 from xml_pipeline.server.live.records import message_info, thread_info
@@ -55,6 +56,7 @@ class LiveView:
         outbox: Outbox,
         started_at: datetime,
         health: Health,
+        metrics: GatewayMetrics,
         tracing: Tracing = OFF,
     ) -> None:
         self._bus = bus
@@ -70,7 +72,7 @@ class LiveView:
         self._tracing = tracing
         self._letters = LiveLetters(db, current, outbox, tracing)
         self.reloader = Reloader(bus, db, current, outbox)
-        self.injector = Injector(db, current)
+        self.injector = Injector(db, current, metrics)
         self._activity = Paced(self._read_activity)
         self._message_count = Paced(self._read_message_count)
 
