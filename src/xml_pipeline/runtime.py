@@ -166,8 +166,12 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = [f"ORGANISM_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        faults = [": ".join([*_variable(fault["loc"]), fault["msg"]]) for fault in error.errors()]
         raise InvalidInput("; ".join(faults)) from error
+
+
+def _variable(place: tuple[int | str, ...]) -> list[str]:
+    return [f"ORGANISM_{str(name).upper()}" for name in place[:1]]
 
 
 async def _run(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> None:
