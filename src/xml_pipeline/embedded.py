@@ -41,6 +41,7 @@ class Place:
     database_url: str | None = None
     worker_processes: int | None = None
     pool_size: int = 8
+    allowed_hosts: frozenset[str] = frozenset()
 
     @property
     def url(self) -> str:
@@ -54,8 +55,8 @@ async def run_embedded(
 ) -> None:
     """Run until `stop` is set or the organism is asked to stop; what is open goes on at the next start.
 
-    `health` gets a part for each service; the gateway's `/livez` and `/readyz` tell of all. Raises Unavailable and
-    SchemaOutdated when it cannot start.
+    `health` gets a part for each service; the gateway's `/livez` and `/readyz` tell of all. Raises Unavailable,
+    SchemaOutdated and KeyRequired when it cannot start.
     """
     require_free_port(place.host, place.port)
     async with AsyncExitStack() as stack:
@@ -166,6 +167,7 @@ async def _run_services(
         port=place.port,
         health=health.part("gateway"),
         whole=health,
+        allowed_hosts=place.allowed_hosts,
     )
     producers = [_task(worker, "worker"), _task(gateway, "gateway")]
     keepers = [_task(router, "router"), _task(usage, "usage")]

@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, description="the database, postgresql://")
     host: str = Field(default=DEFAULT_HOST, description="the address that the API listens on")
     port: int | None = Field(default=None, ge=1, le=65535, description="its port; else the one of organism.yaml")
+    allowed_hosts: str = Field(default="", description="names that an open API answers to beside loopback, by commas")
     ops_host: str = Field(default=DEFAULT_HOST, description="the address that answers /livez and /readyz")
     ops_port: int | None = Field(default=None, ge=0, le=65535, description="its port, 0 for a free one; else none")
     worker_processes: int | None = Field(default=None, ge=1, le=256, description="child processes of an agent-worker")

@@ -19,7 +19,9 @@ from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
 from xml_pipeline.organism.model import Organism
-from xml_pipeline.quiet_server import bind
+from xml_pipeline.quiet_server import address_of, bind
+from xml_pipeline.server.access.keyring import Keyring
+from xml_pipeline.server.access.post import post_guard
 from xml_pipeline.server.app import create_app
 from xml_pipeline.server.feed import Hub
 from xml_pipeline.server.http_server import HttpServer
@@ -52,21 +54,26 @@ async def run_gateway(
     on_listening: Callable[[int], None] | None = None,
     health: Health | None = None,
     whole: Health | None = None,
+    allowed_hosts: frozenset[str] = frozenset(),
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
     `/livez` and `/readyz` tell of `whole` where `health` is only a part of it. Port 0 takes a free one; `on_listening`
     is told the port once requests are taken. Raises Unavailable at the start, BrokerUnavailable and
-    DatabaseUnavailable among them; afterwards it answers as well as what is left allows.
+    DatabaseUnavailable among them, and KeyRequired where others than this machine would reach it without a key;
+    afterwards it answers as well as what is left allows.
     """
     arm_failpoints()
+    address = address_of(host, port)
+    keyring = Keyring(db)
+    guard = await post_guard(keyring, address, allowed_hosts)
     await bus.declare(organism_topology(organism.name, organism.listeners))
     health = health or Health()
-    gateway = await _prepare(bus, db, organism, instance, health, whole or health)
-    listening = bind(host, port)
+    gateway = await _prepare(bus, db, organism, instance, health, whole or health, keyring)
+    listening = bind(address, port)
     bound: int = listening.getsockname()[1]
     limit = organism.limits.max_envelope_bytes
-    requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit))
+    requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit, guard=guard))
     server = HttpServer(requests, listening, max_message_bytes=limit)
 
     def started() -> None:
@@ -78,7 +85,9 @@ async def run_gateway(
     log.info("gateway.stopped", organism=organism.name, instance=instance)
 
 
-async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health) -> _Gateway:
+async def _prepare(
+    bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health, keyring: Keyring
+) -> _Gateway:
     async with db.begin() as connection:
         published = await configuration.publish(connection, organism)
         started_at = await database_time(connection)
@@ -89,7 +98,8 @@ async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str, he
     feed = LiveFeed(names, current, hub, poke.set)
     await feed.open(bus)
     view = LiveView(bus, db, current, feed, hub, outbox, started_at, told)
-    return _Gateway(bus, db, view, feed, outbox, CatchUp(db, current, feed, hub), poke, started_at, instance, health)
+    catch_up = CatchUp(db, current, feed, hub)
+    return _Gateway(bus, db, view, feed, outbox, catch_up, keyring, poke, started_at, instance, health)
 
 
 @dataclass
@@ -102,6 +112,7 @@ class _Gateway:
     feed: LiveFeed
     outbox: Outbox
     catch_up: CatchUp
+    keyring: Keyring
     poke: asyncio.Event
     started_at: datetime
     instance: str
@@ -135,6 +146,7 @@ class _Gateway:
             loop("injects", self.view.injector.run),
             loop("outbox", self.outbox.run),
             loop("feed", self.feed.run),
+            loop("keys", self.keyring.run),
             loop("heartbeat", lambda: _each_second(self._heartbeat)),
             loop("watch", lambda: _each_second(self._watch, self.poke)),
             loop("catch-up", lambda: _each_second(self.catch_up.step)),

@@ -13,6 +13,7 @@ from xml_pipeline.health.health import Health
 from xml_pipeline.message_bus.messages import ControlHint
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.server import models
+from xml_pipeline.server.access.visitor import current_actor
 from xml_pipeline.server.feed import Hub, dumped
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.feed import LiveFeed
@@ -29,7 +30,6 @@ from xml_pipeline.server.view import Inject, LetterStore, Page, ThreadQuery, Usa
 from xml_pipeline.storage import inbox, listeners, messages, organism_state, threads
 from xml_pipeline.storage.database import Database
 
-_ACTOR = "api"
 _HEALTH_TIMEOUT = 2.0
 # How soon, in seconds, a waiting caller looks into the database, and how seldom: the feed usually tells first.
 _FIRST_LOOK = 0.5
@@ -152,7 +152,7 @@ class LiveView:
     async def stop(self) -> None:
         """Ask every service to drain and end."""
         async with self._db.begin() as connection:
-            await organism_state.request_stop(connection, actor=_ACTOR)
+            await organism_state.request_stop(connection, actor=current_actor())
         self._outbox.hint(ControlHint(kind="stop"))
 
     async def reload(self) -> models.ReloadAnswer:
@@ -213,7 +213,7 @@ class LiveView:
         if name not in self.current.value.contracts:
             return False
         async with self._db.begin() as connection:
-            changed = await listeners.set_paused(connection, name, paused, actor=_ACTOR)
+            changed = await listeners.set_paused(connection, name, paused, actor=current_actor())
         if changed:
             state = models.AgentState.PAUSED if paused else models.AgentState.IDLE
             self._outbox.hint(ControlHint(kind="pause" if paused else "resume", name=name))
@@ -262,7 +262,7 @@ class LiveView:
         if id_ is None:
             return False
         async with self._db.begin() as connection:
-            killed = await threads.kill_thread(connection, id_, actor=_ACTOR)
+            killed = await threads.kill_thread(connection, id_, actor=current_actor())
         if killed is None:
             return False
         self._outbox.hint(ControlHint(kind="kill", thread_id=id_))
