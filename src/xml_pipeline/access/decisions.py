@@ -75,7 +75,7 @@ def read_allowed_hosts(text: str) -> frozenset[str]:
 
 
 def _values(headers: Headers, wanted: bytes) -> list[str]:
-    return [value.decode("latin-1").strip().lower() for name, value in headers if name == wanted]
+    return [value.strip().lower().decode("latin-1") for name, value in headers if name == wanted]
 
 
 def _is_ours(authority: str, allowed: frozenset[str]) -> bool:

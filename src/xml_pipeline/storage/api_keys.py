@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, exists, func, select, text
+from sqlalchemy import RowMapping, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xml_pipeline.access.keys import ApiKey, NewKey
@@ -63,24 +62,24 @@ async def revoke(connection: AsyncConnection, id_: UUID, *, actor: str) -> ApiKe
     """Revoke a key for good; None for one that is not known. One that was revoked stays as it is."""
     open_ = (api_keys.c.id == id_) & api_keys.c.revoked_at.is_(None)
     revoked = api_keys.update().where(open_).values(revoked_at=func.now()).returning(*_COLUMNS)
-    if row := (await connection.execute(revoked)).one_or_none():
+    if row := (await connection.execute(revoked)).mappings().one_or_none():
         key = _key(row)
         await _note(connection, "key-revoke", actor, key.id, key.name, key.role)
         return key
-    row = (await connection.execute(select(*_COLUMNS).where(api_keys.c.id == id_))).one_or_none()
+    row = (await connection.execute(select(*_COLUMNS).where(api_keys.c.id == id_))).mappings().one_or_none()
     return _key(row) if row else None
 
 
 async def list_keys(connection: AsyncConnection) -> list[ApiKey]:
     """All keys, the newest first, those that are revoked among them."""
     rows = await connection.execute(select(*_COLUMNS).order_by(api_keys.c.created_at.desc(), api_keys.c.id))
-    return [_key(row) for row in rows]
+    return [_key(row) for row in rows.mappings()]
 
 
 async def read_in_force(connection: AsyncConnection) -> KeysInForce:
     """What a gateway has to know."""
     rows = await connection.execute(select(api_keys.c.secret_hash, *_COLUMNS).where(api_keys.c.revoked_at.is_(None)))
-    by_hash = {row.secret_hash: _key(row) for row in rows}
+    by_hash = {row["secret_hash"]: _key(row) for row in rows.mappings()}
     any_made = bool(by_hash) or bool(await connection.scalar(select(exists(select(api_keys.c.id)))))
     return KeysInForce(by_hash, any_made)
 
@@ -90,8 +89,8 @@ async def note_use(connection: AsyncConnection, ids: Collection[UUID]) -> None:
     await connection.execute(_NOTE_USE, {"ids": list(ids)})
 
 
-def _key(row: Row[Any]) -> ApiKey:
-    return ApiKey(row.id, row.name, Role(row.role), row.created_at, row.revoked_at, row.last_used_at)
+def _key(row: RowMapping) -> ApiKey:
+    return ApiKey(**{column.name: row[column] for column in _COLUMNS} | {"role": Role(row[api_keys.c.role])})
 
 
 async def _note(connection: AsyncConnection, action: str, actor: str, id_: UUID, name: str, role: Role) -> None:

@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.Column("revoked_at", sa.DateTime(timezone=True)),
         sa.Column("last_used_at", sa.DateTime(timezone=True)),
-        sa.CheckConstraint("role in ('viewer','operator','admin')", name="ck_api_keys_role"),
+        sa.CheckConstraint("role in ('viewer','operator','admin')", name="role"),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
         sa.UniqueConstraint("secret_hash", name="uq_api_keys_secret_hash"),
     )
