@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -261,3 +262,31 @@ async def test_a_key_in_no_query(admin: Key, gateway: Gateway) -> None:
     async with httpx.AsyncClient(base_url=gateway.http.base_url) as http:
         for name in ("key", "api_key", "access_token", "token"):
             assert (await http.get(f"{API}/agents", params={name: admin.secret})).status_code == 401
+
+
+async def test_a_gateway_whose_pool_is_used_up_still_refuses_a_revoked_key(
+    admin: Key, gateway: Gateway, database: Database
+) -> None:
+    """The ten connections of its pool wait for a lock that somebody holds."""
+    other = await make_key(database)
+    assert (await gateway.http.get(f"{API}/agents", headers=other.bearer)).status_code == 200
+
+    async def refused() -> bool:
+        return (await gateway.http.get(f"{API}/capabilities", headers=other.bearer)).status_code == 401
+
+    async with httpx.AsyncClient(base_url=gateway.http.base_url, timeout=LIMIT) as busy:
+        async with database.begin() as holder:
+            await holder.execute(text("lock table messages"))
+            waiting = [asyncio.create_task(busy.get(f"{API}/messages", headers=admin.bearer)) for _ in range(12)]
+            await until(lambda: _wait_for_locks(database, 10))
+            await revoke_key(database, other)
+            await until(refused)
+            assert not any(task.done() and task.result().status_code == 200 for task in waiting)
+        await asyncio.gather(*waiting)
+
+
+async def _wait_for_locks(database: Database, count: int) -> bool:
+    statement = "select count(*) from pg_locks l join pg_database d on d.oid = l.database where not granted"
+    async with database.begin() as connection:
+        found = await connection.scalar(text(f"{statement} and d.datname = current_database()"))
+    return int(found or 0) >= count

@@ -20,7 +20,7 @@ from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.quiet_server import address_of, bind
-from xml_pipeline.server.access.keyring import Keyring
+from xml_pipeline.server.access.keyring import Keyring, keyring_of
 from xml_pipeline.server.access.post import post_guard
 from xml_pipeline.server.app import create_app
 from xml_pipeline.server.feed import Hub
@@ -65,23 +65,23 @@ async def run_gateway(
     """
     arm_failpoints()
     address = address_of(host, port)
-    keyring = Keyring(db)
-    guard = await post_guard(keyring, address, allowed_hosts)
-    await bus.declare(organism_topology(organism.name, organism.listeners))
-    health = health or Health()
-    gateway = await _prepare(bus, db, organism, instance, health, whole or health, keyring)
-    listening = bind(address, port)
-    bound: int = listening.getsockname()[1]
-    limit = organism.limits.max_envelope_bytes
-    requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit, guard=guard))
-    server = HttpServer(requests, listening, max_message_bytes=limit)
+    async with keyring_of(db) as keyring:
+        guard = await post_guard(keyring, address, allowed_hosts)
+        await bus.declare(organism_topology(organism.name, organism.listeners))
+        health = health or Health()
+        gateway = await _prepare(bus, db, organism, instance, health, whole or health, keyring)
+        listening = bind(address, port)
+        bound: int = listening.getsockname()[1]
+        limit = organism.limits.max_envelope_bytes
+        requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit, guard=guard))
+        server = HttpServer(requests, listening, max_message_bytes=limit)
 
-    def started() -> None:
-        log.info("gateway.listening", organism=organism.name, instance=instance, host=host, port=bound)
-        if on_listening is not None:
-            on_listening(bound)
+        def started() -> None:
+            log.info("gateway.listening", organism=organism.name, instance=instance, host=host, port=bound)
+            if on_listening is not None:
+                on_listening(bound)
 
-    await gateway.run(server, requests, stop, started)
+        await gateway.run(server, requests, stop, started)
     log.info("gateway.stopped", organism=organism.name, instance=instance)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 import structlog
@@ -133,6 +133,16 @@ class Keyring:
         with suppress(TimeoutError):
             async with asyncio.timeout(_INTERVAL - _LEAST_INTERVAL):
                 await self._wanted.wait()
+
+
+@asynccontextmanager
+async def keyring_of(db: Database) -> AsyncIterator[Keyring]:
+    """A keyring with a connection of its own: however much a gateway has to do, a revoked key is refused in time."""
+    own = db.apart()
+    try:
+        yield Keyring(own)
+    finally:
+        await own.close()
 
 
 def _tell(waiting: Iterable[asyncio.Future[None]], error: DatabaseUnavailable | None = None) -> None:
