@@ -17,7 +17,7 @@ async def main(runtime: Runtime) -> None:
     allowed_hosts = read_allowed_hosts(runtime.settings.allowed_hosts)
     host, port = runtime.settings.host, runtime.settings.port or organism.port
     require_free_port(host, port)
-    async with runtime.database() as database, runtime.bus() as bus:
+    async with runtime.tracing(organism) as tracing, runtime.database() as database, runtime.bus() as bus:
         await run_gateway(
             bus,
             database,
@@ -28,6 +28,8 @@ async def main(runtime: Runtime) -> None:
             port=port,
             health=runtime.health,
             allowed_hosts=allowed_hosts,
+            metrics=runtime.metrics,
+            tracing=tracing,
         )
 
 

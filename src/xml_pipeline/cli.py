@@ -111,7 +111,14 @@ async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
     )
     announcement = asyncio.create_task(_announce(organism.name, len(organism.listeners), place.url))
     try:
-        await run_embedded(organism, place, stop=runtime.stop, instance=runtime.instance, health=runtime.health)
+        await run_embedded(
+            organism,
+            place,
+            stop=runtime.stop,
+            instance=runtime.instance,
+            health=runtime.health,
+            metrics=runtime.metrics,
+        )
     finally:
         announcement.cancel()
     out.print(Text("stopped; what was open goes on at the next start", style="dim"))

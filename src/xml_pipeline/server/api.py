@@ -26,6 +26,7 @@ from xml_pipeline.server.parameters import (
     SeriesQueryParameter,
     ThreadQueryParameter,
     TopUpParameter,
+    TraceParameter,
     WaitParameter,
 )
 from xml_pipeline.server.problems import (
@@ -253,11 +254,16 @@ def _message_routes(router: APIRouter, view: OrganismView) -> None:
         responses=problem_responses(400, 409, 413, 422, 429) | BUDGET_EXHAUSTED,
     )
     async def inject(
-        request: models.InjectRequest, response: Response, key: KeyParameter, wait: WaitParameter
+        request: models.InjectRequest,
+        response: Response,
+        key: KeyParameter,
+        wait: WaitParameter,
+        traceparent: TraceParameter = None,
     ) -> models.InjectAnswer:
         if wait:
             response.headers["Preference-Applied"] = f"wait={wait:.0f}"
-        return await view.inject(Inject(request.to, request.payload, request.thread_id, key, wait, request.tags))
+        about = (request.to, request.payload, request.thread_id)
+        return await view.inject(Inject(*about, key, wait, request.tags, traceparent))
 
     @router.get(f"{PREFIX}/messages", tags=["messages"], responses=problem_responses(422))
     async def messages(page: PageParameter, agent: AgentFilter = None) -> models.MessagePage:

@@ -18,6 +18,7 @@ from xml_pipeline.health.watch import Watch
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.quiet_server import address_of, bind
 from xml_pipeline.server.access.keyring import Keyring, keyring_of
@@ -30,12 +31,14 @@ from xml_pipeline.server.live.catch_up import CatchUp
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.feed import LiveFeed
 from xml_pipeline.server.live.limits import ANSWER_WITHIN
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.view import LiveView
 from xml_pipeline.stopping import PUBLISHING, SILENCE, cancel_all
 from xml_pipeline.storage import configuration
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import database_time, read_state
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +58,8 @@ async def run_gateway(
     health: Health | None = None,
     whole: Health | None = None,
     allowed_hosts: frozenset[str] = frozenset(),
+    metrics: Metrics | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
@@ -69,7 +74,8 @@ async def run_gateway(
         guard = await post_guard(keyring, address, allowed_hosts)
         await bus.declare(organism_topology(organism.name, organism.listeners))
         health = health or Health()
-        gateway = await _prepare(bus, db, organism, instance, health, whole or health, keyring)
+        counted = GatewayMetrics(metrics or Metrics(), organism.listeners)
+        gateway = await _prepare(bus, db, organism, instance, health, whole or health, keyring, counted, tracing)
         listening = bind(address, port)
         bound: int = listening.getsockname()[1]
         limit = organism.limits.max_envelope_bytes
@@ -86,7 +92,15 @@ async def run_gateway(
 
 
 async def _prepare(
-    bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health, keyring: Keyring
+    bus: Bus,
+    db: Database,
+    organism: Organism,
+    instance: str,
+    health: Health,
+    told: Health,
+    keyring: Keyring,
+    metrics: GatewayMetrics,
+    tracing: Tracing,
 ) -> _Gateway:
     async with db.begin() as connection:
         published = await configuration.publish(connection, organism)
@@ -95,9 +109,9 @@ async def _prepare(
     db = db.within(ANSWER_WITHIN)
     names = Names(organism.name)
     hub, outbox, poke = Hub(), Outbox(bus, names), asyncio.Event()
-    feed = LiveFeed(names, current, hub, poke.set)
+    feed = LiveFeed(names, current, hub, poke.set, metrics)
     await feed.open(bus)
-    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told)
+    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told, metrics, tracing)
     catch_up = CatchUp(db, current, feed, hub)
     return _Gateway(bus, db, view, feed, outbox, catch_up, keyring, poke, started_at, instance, health)
 
