@@ -21,6 +21,7 @@ from xml_pipeline.terminal.arguments import payload_of, tags_of
 from xml_pipeline.terminal.audit import add_audit_command
 from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
+from xml_pipeline.terminal.keys import add_key_commands
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
 from xml_pipeline.terminal.reports import add_report_command
@@ -94,6 +95,7 @@ def up(
 
 
 async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
+    from xml_pipeline.access.decisions import read_allowed_hosts
     from xml_pipeline.embedded import DATA_FOLDER, Place, run_embedded
 
     settings, organism = runtime.settings, runtime.load_organism()
@@ -105,6 +107,7 @@ async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
         database_url=settings.database_url,
         worker_processes=settings.worker_processes,
         pool_size=settings.pool_size,
+        allowed_hosts=read_allowed_hosts(settings.allowed_hosts),
     )
     announcement = asyncio.create_task(_announce(organism.name, len(organism.listeners), place.url))
     try:
@@ -253,6 +256,7 @@ def agents(as_json: JsonOption = False) -> None:
 
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
+add_key_commands(app, out, RUNNING)
 add_audit_command(app, out, ACCOUNTING)
 add_usage_commands(app, out, TALKING)
 add_reprice_command(app, out, ACCOUNTING)

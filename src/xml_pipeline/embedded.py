@@ -44,6 +44,7 @@ class Place:
     database_url: str | None = None
     worker_processes: int | None = None
     pool_size: int = 8
+    allowed_hosts: frozenset[str] = frozenset()
 
     @property
     def url(self) -> str:
@@ -64,7 +65,7 @@ async def run_embedded(
     """Run until `stop` is set or the organism is asked to stop; what is open goes on at the next start.
 
     `health` gets a part for each service, which share `metrics`; the gateway's `/livez` and `/readyz` tell of all.
-    Raises Unavailable and SchemaOutdated when it cannot start.
+    Raises Unavailable, SchemaOutdated and KeyRequired when it cannot start.
     """
     require_free_port(place.host, place.port)
     async with AsyncExitStack() as stack:
@@ -192,6 +193,7 @@ async def _run_services(
         health=health.part("gateway"),
         metrics=metrics,
         whole=health,
+        allowed_hosts=place.allowed_hosts,
         tracing=gateway_traces,
     )
     producers = [_task(worker, "worker"), _task(gateway, "gateway")]

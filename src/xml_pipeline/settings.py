@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     database_password_file: Path | None = Field(default=None, description="a file with that for the database")
     host: str = Field(default=DEFAULT_HOST, description="the address that the API listens on")
     port: int | None = Field(default=None, ge=1, le=65535, description="its port; else the one of organism.yaml")
+    allowed_hosts: str = Field(default="", description="names that an open API answers to beside loopback, by commas")
     ops_host: str = Field(default=DEFAULT_HOST, description="the address that answers /livez, /readyz and /metrics")
     ops_port: int | None = Field(default=None, ge=0, le=65535, description="its port, 0 for a free one; else none")
     worker_processes: int | None = Field(default=None, ge=1, le=256, description="child processes of an agent-worker")

@@ -19,8 +19,9 @@ _PAUSE = 0.25
 class Client:
     """Injects from some threads at once, and what became of them."""
 
-    def __init__(self, workers: int = 8) -> None:
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{PORT}/api/v1", timeout=20)
+    def __init__(self, key: str, workers: int = 8) -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{PORT}/api/v1", headers=headers, timeout=20)
         self._pool = ThreadPoolExecutor(workers)
         self._accepted: list[Future[str]] = []
 

@@ -33,7 +33,8 @@ def test_a_service_may_nothing_that_it_does_not_need(services: dict[str, Any], n
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_stop_stops_and_nobody_starts_before_the_schema(services: dict[str, Any], name: str) -> None:
     assert services[name]["restart"] == "on-failure"
-    assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+    assert services[name]["depends_on"] == {"first-key": {"condition": "service_completed_successfully"}}
+    assert services["first-key"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
 
 
 def test_only_the_gateway_is_published_and_on_loopback(services: dict[str, Any]) -> None:
@@ -43,6 +44,7 @@ def test_only_the_gateway_is_published_and_on_loopback(services: dict[str, Any])
 
 def test_the_agent_worker_gets_nothing_of_the_database(services: dict[str, Any]) -> None:
     assert "postgres" not in str(services["agent-worker"])
+    assert "api-key" not in str(services["agent-worker"])
 
 
 def test_no_password_is_written_down(services: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from xml_pipeline.envelope.model import API, Envelope, Kind
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.payload import PayloadType
 from xml_pipeline.server import models
+from xml_pipeline.server.access.visitor import current_actor
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.outbox import Outbox
@@ -28,7 +29,6 @@ from xml_pipeline.storage.dead_letters import DeadLetter, Deletion
 from xml_pipeline.storage.redrives import Answer, Redrive, redrive_id
 from xml_pipeline.tracing.port import OFF, Tracing
 
-_ACTOR = "api"
 _KILLED = "killed"
 _ENVELOPE_START = b"<message "
 
@@ -84,7 +84,7 @@ class LiveLetters:
             return _answer(letter.thread_id, letter.redrive_id)
         redrive = _prepared(letter, payload, wanted, self._current.value, self._tracing)
         async with self._db.begin() as connection:
-            answer = await redrives.accept(connection, redrive, actor=_ACTOR)
+            answer = await redrives.accept(connection, redrive, actor=current_actor())
         return self._answered(redrive, answer, began)
 
     async def delete(self, letter_id: str) -> bool:
@@ -93,7 +93,7 @@ class LiveLetters:
         if id_ is None:
             return False
         async with self._db.begin() as connection:
-            deletion = await dead_letters.delete_dead_letter(connection, id_, actor=_ACTOR)
+            deletion = await dead_letters.delete_dead_letter(connection, id_, actor=current_actor())
         if deletion is Deletion.PENDING:
             raise redrive_pending()
         return deletion is Deletion.DONE

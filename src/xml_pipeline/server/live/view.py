@@ -14,6 +14,7 @@ from xml_pipeline.logs import logs_about
 from xml_pipeline.message_bus.messages import ControlHint
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.server import models
+from xml_pipeline.server.access.visitor import current_actor
 from xml_pipeline.server.feed import Hub, dumped
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.feed import LiveFeed
@@ -34,7 +35,6 @@ from xml_pipeline.storage.database import Database
 from xml_pipeline.tracing.ids import trace_of
 from xml_pipeline.tracing.port import OFF, Tracing
 
-_ACTOR = "api"
 _HEALTH_TIMEOUT = 2.0
 # How soon, in seconds, a waiting caller looks into the database, and how seldom: the feed usually tells first.
 _FIRST_LOOK = 0.5
@@ -160,7 +160,7 @@ class LiveView:
     async def stop(self) -> None:
         """Ask every service to drain and end."""
         async with self._db.begin() as connection:
-            await organism_state.request_stop(connection, actor=_ACTOR)
+            await organism_state.request_stop(connection, actor=current_actor())
         self._outbox.hint(ControlHint(kind="stop"))
 
     async def reload(self) -> models.ReloadAnswer:
@@ -221,7 +221,7 @@ class LiveView:
         if name not in self.current.value.contracts:
             return False
         async with self._db.begin() as connection:
-            changed = await listeners.set_paused(connection, name, paused, actor=_ACTOR)
+            changed = await listeners.set_paused(connection, name, paused, actor=current_actor())
         if changed:
             state = models.AgentState.PAUSED if paused else models.AgentState.IDLE
             self._outbox.hint(ControlHint(kind="pause" if paused else "resume", name=name))
@@ -270,7 +270,7 @@ class LiveView:
         if id_ is None:
             return False
         async with self._db.begin() as connection:
-            killed = await threads.kill_thread(connection, id_, actor=_ACTOR)
+            killed = await threads.kill_thread(connection, id_, actor=current_actor())
         if killed is None:
             return False
         self._outbox.hint(ControlHint(kind="kill", thread_id=id_))
