@@ -80,14 +80,11 @@ class LedgerMetrics:
                 cost + booking.cost,
             )
         for call_id, booking in changes.corrected.items():
-            self._add(booking, *_more(booking, changes.replaced[call_id]))
+            self._add(booking.agent_id, booking.model, *_more(booking, changes.replaced[call_id]))
         for (agent, model), sums in spent.items():
-            self._add_to(agent, model, *sums)
+            self._add(agent, model, *sums)
 
-    def _add(self, booking: Booking, prompt: int, completion: int, cost: Decimal) -> None:
-        self._add_to(booking.agent_id, booking.model, prompt, completion, cost)
-
-    def _add_to(self, agent: str, model: str, prompt: int, completion: int, cost: Decimal) -> None:
+    def _add(self, agent: str, model: str, prompt: int, completion: int, cost: Decimal) -> None:
         labels = self._agents.label(agent), self._models.label(model)
         self._tokens.labels(*labels, "prompt").inc(prompt)
         self._tokens.labels(*labels, "completion").inc(completion)

@@ -31,7 +31,7 @@ class Metrics:
     """One for a process: services that share it may share a metric, too."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no type
         self._registry = CollectorRegistry()
         self._made: dict[str, object] = {}
         self._readings = _Readings()
