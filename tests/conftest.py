@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End the broker, however the tests ended."""
     if _BROKER in config.stash:
         config.stash[_BROKER].close()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes with tests tells the first what its own ran on."""
+    told: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["used"] = session.config.stash[_USED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note what a process with tests ran on; one that crashed says nothing."""
+    used = node.config.stash[_USED]
+    used.extend(kind for kind in getattr(node, "workeroutput", {}).get("used", ()) if kind not in used)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -121,6 +136,8 @@ def _fixtures(item: pytest.Item) -> Sequence[str]:
 
 def _announce(config: pytest.Config, kind: str) -> None:
     config.stash[_USED].append(kind)
+    if hasattr(config, "workeroutput"):
+        return
     capture = config.pluginmanager.getplugin("capturemanager")
     if capture is None:
         print(f"\nusing {kind}", flush=True)
