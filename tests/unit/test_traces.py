@@ -57,7 +57,11 @@ class TestRoute:
         assert parent == 77
         assert told.attributes["organism.from"] == "ann"
 
-    @pytest.mark.parametrize("header", [None, 5, "junk", write_traceparent(TRACE + 1, 77, sampled=True)])
+    @pytest.mark.parametrize(
+        "header",
+        [None, 5, "junk", write_traceparent(TRACE + 1, 77, sampled=True)],
+        ids=["nothing", "number", "junk", "another"],
+    )
     def test_a_worker_that_tells_nothing_or_another_trace_is_not_believed(self, header: str | int | None) -> None:
         scene, message = self._scene()
         report = given.ok(message, given.ask("bob"))

@@ -32,7 +32,7 @@ def accepted(inject: Inject, *, repeated: bool = False) -> Accepted:
         (Accepted(uuid4(), uuid4()), "accepted"),
         (Accepted(uuid4(), uuid4(), repeated=True), "repeated"),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, str) else type(value).__name__,
 )
 async def test_every_answer_has_its_outcome(answer: Answer, outcome: str) -> None:
     metrics = Metrics()
