@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from xml_pipeline.errors import DatabaseUnavailable, SchemaOutdated
 from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.rights import grant_rights
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +94,10 @@ def _move_to(connection: Connection, revision: str) -> None:
         command.upgrade(config, revision)
     else:
         command.downgrade(config, revision)
+    if _found_revisions(connection) == {current_revision()}:
+        missing = grant_rights(connection)
+        if missing:
+            log.warning("roles_missing", roles=missing, reason="who migrates may not make roles")
 
 
 def _found_revisions(connection: Connection) -> set[str]:
