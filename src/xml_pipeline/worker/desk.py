@@ -39,7 +39,7 @@ class Desk:
         ledger: LedgerDesk,
         on_version: Callable[[int], None],
     ) -> None:
-        self._ingress = names.ingress
+        self._names = names
         self._outbox = outbox
         self._ledger = ledger
         self._on_version = on_version
@@ -133,7 +133,7 @@ class Desk:
         self._ack_wanted.set()
 
     def _turn(self, job: Job, done: Done) -> Outgoing:
-        return Outgoing(exchange="", routing_key=self._ingress, body=turn_body(job, done))
+        return Outgoing(self._names.ingress_door, self._names.ingress, turn_body(job, done))
 
 
 def turn_body(job: Job, done: Done) -> bytes:

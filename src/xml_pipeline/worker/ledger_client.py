@@ -27,7 +27,7 @@ class LedgerClient:
 
     def __init__(self, bus: Bus, names: Names, outbox: Outbox) -> None:
         self._bus = bus
-        self._queue = names.usage
+        self._names = names
         self._outbox = outbox
         self._replies: Consumer | None = None
         self._waiting: dict[UUID, asyncio.Future[HoldReply]] = {}
@@ -81,8 +81,8 @@ class LedgerClient:
 
     def _letter(self, message: HoldRequest | UsageEvent | HoldRelease, reply_to: str | None = None) -> Outgoing:
         return Outgoing(
-            exchange="",
-            routing_key=self._queue,
+            exchange=self._names.usage_door,
+            routing_key=self._names.usage,
             body=message.model_dump_json().encode(),
             persistent=reply_to is None,
             correlation_id=str(message.call_id),

@@ -46,7 +46,7 @@ class Outbox:
 
     def inject(self, message_id: str, envelope: bytes) -> None:
         """An inbox row was committed."""
-        self.add([Outgoing("", self._names.ingress, envelope, {"message-id": message_id})])
+        self.add([Outgoing(self._names.ingress_door, self._names.ingress, envelope, {"message-id": message_id})])
 
     def events(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Something for the live feed happened."""
