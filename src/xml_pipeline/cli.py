@@ -19,6 +19,7 @@ from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.arguments import payload_of, tags_of
 from xml_pipeline.terminal.audit import add_audit_command
+from xml_pipeline.terminal.broker_setup import add_broker_setup_command
 from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
 from xml_pipeline.terminal.database_setup import add_database_setup_command
@@ -246,6 +247,7 @@ def agents(as_json: JsonOption = False) -> None:
 
 
 add_database_setup_command(app, out, RUNNING)
+add_broker_setup_command(app, out, RUNNING)
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
 add_audit_command(app, out, ACCOUNTING)
