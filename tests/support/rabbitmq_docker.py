@@ -16,6 +16,8 @@ from tests.support.rabbitmq_node import greeting
 
 _IMAGES = ("rabbitmq:4-management", "rabbitmq:4")
 _PULL_SECONDS = 180
+# Who has the node's Erlang cookie at home.
+_USER = "rabbitmq"
 _START_SECONDS = 120.0
 
 
@@ -85,7 +87,7 @@ class RabbitMQContainer:
     @property
     def control_command(self) -> str:
         """The rabbitmqctl of this node, for a shell."""
-        return f"docker exec -i {self._container.get_wrapped_container().id} rabbitmqctl -q"
+        return f"docker exec -i -u {_USER} {self._container.get_wrapped_container().id} rabbitmqctl -q"
 
     @property
     def pid(self) -> int:
@@ -130,7 +132,9 @@ class RabbitMQContainer:
 
     def control(self, *arguments: str) -> str:
         """Run rabbitmqctl in it, and return what it printed."""
-        status, output = self._container.get_wrapped_container().exec_run(["rabbitmqctl", "--quiet", *arguments])
+        status, output = self._container.get_wrapped_container().exec_run(
+            ["rabbitmqctl", "--quiet", *arguments], user=_USER
+        )
         said = bytes(output).decode(errors="replace")
         if status != 0:
             raise SupportError(f"rabbitmqctl {' '.join(arguments)}: {said.strip()}")

@@ -13,6 +13,8 @@ from xml_pipeline.errors import BrokerUnavailable, InvalidInput, Refused
 
 _SECONDS = 10.0
 _COMMAND_SECONDS = 60.0
+# As a file: without one rabbitmqctl 4.0 reads standard input, and does not see its end.
+_STDIN = "/dev/stdin"
 
 
 def vhost_of(url: str) -> str:
@@ -52,7 +54,11 @@ def by_rabbitmqctl(command: str, definitions: str) -> None:
         raise InvalidInput("--rabbitmqctl names no command")
     try:
         done = subprocess.run(  # noqa: S603 - the command is the caller's own
-            [*words, "import_definitions"], input=definitions, capture_output=True, text=True, timeout=_COMMAND_SECONDS
+            [*words, "import_definitions", _STDIN],
+            input=definitions,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
         )
     except OSError as error:
         raise InvalidInput(f"{words[0]} cannot be run: {error.strerror}") from error
