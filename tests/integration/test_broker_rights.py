@@ -17,11 +17,12 @@ from tests.support.broker import Broker
 from tests.support.least_rights import PASSWORD, SERVICES, run_organism, with_user
 from xml_pipeline.message_bus.broker_users import BrokerUser, definitions
 from xml_pipeline.message_bus.connect import connect_bus
+from xml_pipeline.message_bus.management import import_definitions
 from xml_pipeline.message_bus.port import Outgoing, Published
 from xml_pipeline.message_bus.rabbit.declaring import NotMade
 from xml_pipeline.message_bus.rights import rights_of
 from xml_pipeline.message_bus.topology import Binding, Names, organism_topology
-from xml_pipeline.terminal.broker_admin import by_management, by_rabbitmqctl
+from xml_pipeline.terminal.broker_admin import by_rabbitmqctl
 
 LISTENERS = ("payer", "greeter")
 NAME = "rights"
@@ -34,7 +35,7 @@ def url(managed_broker: Broker) -> str:
     """The broker with the organism on it, and users `r-<service>`, of which `r-one` is a worker of one listener."""
     users = [BrokerUser(f"r-{service}", PASSWORD, rights_of(service, NAME)) for service in SERVICES]
     users.append(BrokerUser("r-one", PASSWORD, rights_of("agent-worker", NAME, ["greeter"])))
-    by_management(managed_broker.node.management_url, json.dumps(definitions(users, "/")))
+    import_definitions(managed_broker.node.management_url, json.dumps(definitions(users, "/")))
 
     async def declare() -> None:
         bus = await connect_bus(managed_broker.amqp_url, name="test")

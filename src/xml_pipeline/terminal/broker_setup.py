@@ -13,9 +13,10 @@ from rich.console import Console
 
 from xml_pipeline.errors import InvalidInput
 from xml_pipeline.message_bus.broker_users import BrokerUser, definitions
+from xml_pipeline.message_bus.management import import_definitions, vhost_of
 from xml_pipeline.message_bus.rights import SERVICES, rights_of
 from xml_pipeline.message_bus.topology import organism_topology
-from xml_pipeline.terminal.broker_admin import by_management, by_rabbitmqctl, vhost_of
+from xml_pipeline.terminal.broker_admin import by_rabbitmqctl
 from xml_pipeline.terminal.database_setup import wanted_services
 from xml_pipeline.terminal.passwords import read_passwords
 
@@ -103,7 +104,7 @@ async def _declare(url: str, topology: Topology) -> None:
 def _import(document: dict[str, Any], management: str | None, rabbitmqctl: str | None, to_file: Path | None) -> None:
     body = json.dumps(document, indent=2)
     if management is not None:
-        by_management(management, body)
+        import_definitions(management, body)
     elif rabbitmqctl is not None:
         by_rabbitmqctl(rabbitmqctl, body)
     elif to_file is not None:
