@@ -73,7 +73,7 @@ def own_broker() -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def managed_broker() -> Iterator[Broker]:
-    """A RabbitMQ of the tests' own with its management plugin: for users and alarms, which belong to all of a broker."""
+    """A RabbitMQ of the tests' own with its management plugin: users and alarms belong to all of a broker."""
     broker = start_broker(own=True, management=True)
     yield broker
     broker.close()

@@ -23,6 +23,7 @@ from xml_pipeline.terminal.broker_setup import add_broker_setup_command
 from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
 from xml_pipeline.terminal.database_setup import add_database_setup_command
+from xml_pipeline.terminal.doctor import add_doctor_command
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
 from xml_pipeline.terminal.reports import add_report_command
@@ -248,6 +249,7 @@ def agents(as_json: JsonOption = False) -> None:
 
 add_database_setup_command(app, out, RUNNING)
 add_broker_setup_command(app, out, RUNNING)
+add_doctor_command(app, out, RUNNING)
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
 add_audit_command(app, out, ACCOUNTING)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from tests.support.broker import Broker
 from tests.support.least_rights import PASSWORD, SERVICES, run_organism, with_user
@@ -55,9 +55,13 @@ def publish(exchange: str, key: str = "") -> Step:
     return step
 
 
+async def _ignore(message: AbstractIncomingMessage) -> None:
+    """Take it."""
+
+
 def consume(queue: str) -> Step:
     async def step(channel: AbstractChannel) -> object:
-        return await (await channel.get_queue(queue)).consume(print)
+        return await (await channel.get_queue(queue)).consume(_ignore)
 
     return step
 

@@ -157,9 +157,7 @@ async def test_rights_are_exactly_these_after_every_migration(database_url: str)
     await db.close()
 
 
-async def test_who_may_make_no_roles_migrates_and_is_helped_later(
-    postgres: Databases, empty_database_url: str
-) -> None:
+async def test_who_may_make_no_roles_migrates_and_is_helped_later(postgres: Databases, empty_database_url: str) -> None:
     owner, name = f"t{secrets.token_hex(3)}_owner", empty_database_url.rsplit("/", 1)[1]
     admin = await asyncpg.connect(postgres.admin_url)
     await admin.execute(f"create role {owner} login password '{PASSWORD}'")
@@ -189,7 +187,9 @@ def setup(url: str, prefix: str, *more: str, password: str = PASSWORD) -> subpro
     )
 
 
-def test_again_with_another_password_from_a_folder(users: dict[str, str], database_url: str, prefix: str, tmp_path: Path) -> None:
+def test_again_with_another_password_from_a_folder(
+    users: dict[str, str], database_url: str, prefix: str, tmp_path: Path
+) -> None:
     (tmp_path / "gateway").write_text("another-password\n")
     done = run_organism(
         "database-setup", "--prefix", prefix, "--passwords", str(tmp_path), "--service", "gateway",

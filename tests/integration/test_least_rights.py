@@ -156,9 +156,7 @@ def database_url(postgres: Databases) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def organism(
-    managed_broker: Broker, database_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Organism]:
+def organism(managed_broker: Broker, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Organism]:
     folder, name = tmp_path_factory.mktemp("rights"), "least-rights"
     (folder / "rights.py").write_text(MODULE)
     file = folder / "organism.yaml"

@@ -1,4 +1,4 @@
-"""Users for the services of an organism, on a broker and a database of the tests, made by the commands that make them."""
+"""Users for the services of an organism on broker and database of the tests, made by the commands for it."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from xml_pipeline.message_bus.facts import ManagementFacts, NodeFacts, UserFacts
 from xml_pipeline.message_bus.rights import NOTHING, BrokerRights, TopicRights
 
 _SECONDS = 10.0
+_ADDRESS = "the management plugin's address is like http://user:password@host:15672"
 _ALARMS = {"mem_alarm": "memory", "disk_free_alarm": "disk"}
 
 
@@ -83,11 +84,9 @@ def _topic(address: str, path: str, exchange: str) -> TopicRights:
 
 def _ask(address: str, method: str, path: str, body: str | None = None) -> httpx.Response:
     headers = {"content-type": "application/json"} if body is not None else {}
+    url = _url(address, path)
     try:
-        url = httpx.URL(f"{address.rstrip('/')}/api/{path}")
         answer = httpx.request(method, url, content=body, headers=headers, timeout=_SECONDS, trust_env=False)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise InvalidInput(f"the management plugin's address is like http://user:password@host:15672: {error}") from error
     except httpx.TransportError as error:
         raise BrokerUnavailable(f"the management plugin at {_place(url)} does not answer: {error}") from error
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -97,6 +96,16 @@ def _ask(address: str, method: str, path: str, body: str | None = None) -> httpx
     if answer.is_error:
         raise Refused(f"the management plugin at {_place(url)} answered {answer.status_code}: {answer.text[:300]}")
     return answer
+
+
+def _url(address: str, path: str) -> httpx.URL:
+    try:
+        url = httpx.URL(f"{address.rstrip('/')}/api/{path}")
+    except httpx.InvalidURL as error:
+        raise InvalidInput(_ADDRESS) from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidInput(_ADDRESS)
+    return url
 
 
 def _place(url: httpx.URL) -> str:

@@ -65,7 +65,9 @@ def _gateway(names: Names) -> BrokerRights:
         configure=_pattern(_OWN),
         write=_pattern(_OWN, _exact(names.ingress_door), events, control),
         read=_pattern(_OWN, events, control),
-        topic=TopicRights(names.events, write=_pattern(r"(feed|heartbeat)\.gateway"), read=_pattern(r"(feed|heartbeat)\.\*")),
+        topic=TopicRights(
+            names.events, write=_pattern(r"(feed|heartbeat)\.gateway"), read=_pattern(r"(feed|heartbeat)\.\*")
+        ),
     )
 
 

@@ -6,9 +6,7 @@ archives, charges anew and closes the books.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
-from sqlalchemy import Connection, text
+from collections.abc import Mapping
 
 Rights = Mapping[str, str]
 
@@ -73,36 +71,9 @@ RIGHTS: Mapping[str, Rights] = {
 }
 # The only way in which a service changes tables themselves; it runs with the rights of who owns them.
 MAKE_MONTH = "make_usage_month(timestamptz, bigint)"
-_FUNCTIONS: Mapping[str, tuple[str, ...]] = {"organism_usage": (MAKE_MONTH,)}
-
-_ROLES = text("select rolname from pg_roles where rolname = any(cast(:names as text[]))")
-_SCHEMA = text("select quote_ident(current_schema())")
+FUNCTIONS: Mapping[str, tuple[str, ...]] = {"organism_usage": (MAKE_MONTH,)}
 
 
 def group_of(service: str) -> str:
     """The group role of a service."""
     return f"organism_{service}"
-
-
-def grant_rights(connection: Connection) -> list[str]:
-    """Give each group exactly its rights in this database; the groups that are not there, and got none.
-
-    For whoever owns the tables. What a group had before and does not need any more is taken away.
-    """
-    there = set(connection.execute(_ROLES, {"names": list(RIGHTS)}).scalars())
-    schema = str(connection.execute(_SCHEMA).scalar_one())
-    for role in RIGHTS:
-        if role in there:
-            for statement in _statements(role, schema):
-                connection.execute(text(statement))
-    return [role for role in RIGHTS if role not in there]
-
-
-def _statements(role: str, schema: str) -> Iterator[str]:
-    yield f"revoke all on all tables in schema {schema} from {role}"
-    yield f"revoke all on all functions in schema {schema} from {role}"
-    yield f"grant usage on schema {schema} to {role}"
-    for table, rights in RIGHTS[role].items():
-        yield f"grant {rights} on {schema}.{table} to {role}"
-    for function in _FUNCTIONS.get(role, ()):
-        yield f"grant execute on function {schema}.{function} to {role}"

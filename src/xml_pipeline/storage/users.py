@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xml_pipeline.errors import Refused
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.rights import RIGHTS, grant_rights, group_of
+from xml_pipeline.storage.granting import grant_rights
+from xml_pipeline.storage.rights import RIGHTS, group_of
 from xml_pipeline.storage.scram import scram_verifier
 
 log = structlog.get_logger(__name__)

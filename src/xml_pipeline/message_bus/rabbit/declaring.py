@@ -208,9 +208,7 @@ async def _see(connection: Connection, topology: Topology) -> None:
         for queue in topology.queues:
             await call(channel.queue_declare(queue.name, passive=True))
     except ChannelNotFoundEntity as error:
-        raise NotMade(
-            f"{error}; this user may not make it: run 'organism broker-setup', or start a router"
-        ) from error
+        raise NotMade(f"{error}; this user may not make it: run 'organism broker-setup', or start a router") from error
     except AMQPChannelError as error:
         raise BrokerUnavailable(str(error)) from error
     await call(channel.close())
