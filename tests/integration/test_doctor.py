@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -31,6 +32,15 @@ async def findings(**patient: object) -> Findings:
 
 def failures(found: Findings) -> set[str]:
     return {check for check, finding in found.items() if finding.state is State.FAILED}
+
+
+async def until(look: Callable[[], Awaitable[Findings]], wanted: set[str]) -> None:
+    """An alarm takes the broker a moment."""
+    found = failures(await look())
+    async with asyncio.timeout(60):
+        while found != wanted:
+            await asyncio.sleep(0.2)
+            found = failures(await look())
 
 
 # The database
@@ -202,21 +212,15 @@ async def test_alarms(
     managed_broker: Broker, organism_name: str, plant: tuple[str, ...], mend: tuple[str, ...]
 ) -> None:
     control, management = managed_broker.node.control, managed_broker.node.management_url
+    look = partial(findings, **patient(managed_broker, organism_name))
     async with readers(managed_broker.amqp_url, organism_name):
         await asyncio.to_thread(control, *plant)
         try:
-            async with asyncio.timeout(60):
-                while failures(await findings(**patient(managed_broker, organism_name))) != {"broker-blocked"}:
-                    await asyncio.sleep(0.2)
-                while "broker-alarms" not in failures(
-                    await findings(**patient(managed_broker, organism_name), management_url=management)
-                ):
-                    await asyncio.sleep(0.2)
+            await until(look, {"broker-blocked"})
+            await until(partial(look, management_url=management), {"broker-blocked", "broker-alarms"})
         finally:
             await asyncio.to_thread(control, *mend)
-        async with asyncio.timeout(60):
-            while failures(await findings(**patient(managed_broker, organism_name), management_url=management)):
-                await asyncio.sleep(0.2)
+        await until(partial(look, management_url=management), set())
 
 
 async def test_a_broker_that_is_gone_or_lets_nobody_in(managed_broker: Broker, organism_name: str) -> None:
@@ -241,15 +245,15 @@ def organism_file(tmp_path: Path, organism_name: str) -> Path:
         "listeners: [{name: a, payload_class: said.Said, handler: said.handle, description: Takes what is said}]\n"
     )
     (tmp_path / "said.py").write_text(
-        "from dataclasses import dataclass\n\n\n@dataclass\nclass Said:\n    text: str\n\n\nasync def handle(p, m): ...\n"
+        "from dataclasses import dataclass\n\n@dataclass\nclass Said:\n    text: str\n\nasync def handle(p, m): ...\n"
     )
     return file
 
 
 @pytest.fixture
-def users(managed_broker: Broker, database_url: str, organism_file: Path) -> Iterator[Users]:
+def users(managed_broker: Broker, database_url: str, organism_file: Path) -> Users:
     way = ("--management", managed_broker.node.management_url)
-    yield make_users(organism_file, managed_broker.amqp_url, database_url, way)
+    return make_users(organism_file, managed_broker.amqp_url, database_url, way)
 
 
 @pytest.mark.usefixtures("months")
