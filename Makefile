@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1 - \2/p' Makefile
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1 - \2/p' Makefile
 
 install: $(INSTALLED)  ## .venv with everything in it, .venv/bin/organism included
 	@echo "install: .venv/bin/organism is there"
@@ -29,6 +29,9 @@ load: $(INSTALLED)  ## 2,000 threads on a fleet, a worker and a router killed mi
 chaos: $(INSTALLED)  ## every fault under load, and what it cost; SHORT=1, FAULT=name SEED=n, FAULT=mix MINUTES=30, BUGS=1
 	@$(BIN)/python -m tests.chaos
 
+compose-test: $(INSTALLED)  ## docker compose up, scaled, broken and replaced under load, where a Docker engine answers
+	@$(BIN)/python -m tests.compose
+
 lock: $(INSTALLED)  ## pin the newest versions that pyproject.toml allows
 	@tools/lock.sh
 
@@ -39,4 +42,4 @@ clean:  ## remove .venv, caches and the data of `make up`
 $(INSTALLED): requirements.lock pyproject.toml
 	@tools/install.sh
 
-.PHONY: help install demo up test lint bench load chaos lock clean
+.PHONY: help install demo up test lint bench load chaos compose-test lock clean

@@ -124,7 +124,8 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    configure_logging("warning", style="console")
+    # That it is open to this machine is no news for the seconds that it runs.
+    configure_logging("error", style="console")
     try:
         asyncio.run(main())
     except (XmlPipelineError, httpx.HTTPError) as error:

@@ -17,7 +17,7 @@ async def main(runtime: Runtime) -> None:
     settings = WorkerSettings.from_environment(processes=runtime.settings.worker_processes)
     runtime.stop_limit = settings.grace + AFTER_HANDLERS
     organism = runtime.load_organism()
-    async with runtime.bus() as bus:
+    async with runtime.tracing(organism) as tracing, runtime.bus() as bus:
         await run_worker(
             bus,
             organism,
@@ -25,6 +25,8 @@ async def main(runtime: Runtime) -> None:
             instance=runtime.instance,
             settings=settings,
             health=runtime.health,
+            metrics=runtime.metrics,
+            tracing=tracing,
         )
 
 

@@ -13,8 +13,17 @@ from xml_pipeline.runtime import Runtime, run_process  # noqa: E402
 async def main(runtime: Runtime) -> None:
     """Run a router until it is asked to stop."""
     organism = runtime.load_organism()
-    async with runtime.database() as database, runtime.bus() as bus:
-        await run_router(bus, database, organism, stop=runtime.stop, instance=runtime.instance, health=runtime.health)
+    async with runtime.tracing(organism) as tracing, runtime.database() as database, runtime.bus() as bus:
+        await run_router(
+            bus,
+            database,
+            organism,
+            stop=runtime.stop,
+            instance=runtime.instance,
+            health=runtime.health,
+            metrics=runtime.metrics,
+            tracing=tracing,
+        )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
 from xml_pipeline.terminal.database_setup import add_database_setup_command
 from xml_pipeline.terminal.doctor import add_doctor_command
+from xml_pipeline.terminal.keys import add_key_commands
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
 from xml_pipeline.terminal.reports import add_report_command
@@ -97,6 +98,7 @@ def up(
 
 
 async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
+    from xml_pipeline.access.decisions import read_allowed_hosts
     from xml_pipeline.embedded import DATA_FOLDER, Place, run_embedded
 
     settings, organism = runtime.settings, runtime.load_organism()
@@ -108,10 +110,18 @@ async def _run_embedded(runtime: Runtime, data: Path | None) -> None:
         database_url=settings.database_url,
         worker_processes=settings.worker_processes,
         pool_size=settings.pool_size,
+        allowed_hosts=read_allowed_hosts(settings.allowed_hosts),
     )
     announcement = asyncio.create_task(_announce(organism.name, len(organism.listeners), place.url))
     try:
-        await run_embedded(organism, place, stop=runtime.stop, instance=runtime.instance, health=runtime.health)
+        await run_embedded(
+            organism,
+            place,
+            stop=runtime.stop,
+            instance=runtime.instance,
+            health=runtime.health,
+            metrics=runtime.metrics,
+        )
     finally:
         announcement.cancel()
     out.print(Text("stopped; what was open goes on at the next start", style="dim"))
@@ -252,6 +262,7 @@ add_broker_setup_command(app, out, RUNNING)
 add_doctor_command(app, out, RUNNING)
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
+add_key_commands(app, out, RUNNING)
 add_audit_command(app, out, ACCOUNTING)
 add_usage_commands(app, out, TALKING)
 add_reprice_command(app, out, ACCOUNTING)

@@ -16,6 +16,7 @@ from xml_pipeline.ledger.service import run_usage
 from xml_pipeline.message_bus.connect import connect_bus
 from xml_pipeline.message_bus.memory import MemoryBroker
 from xml_pipeline.message_bus.port import Bus
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.service import run_router
 from xml_pipeline.runtime import current_database, require_free_port, what_to_do
@@ -23,11 +24,13 @@ from xml_pipeline.server.gateway import run_gateway
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.messages import forget_deliveries
 from xml_pipeline.storage.schema import migrate_database
+from xml_pipeline.tracing.connect import connect_tracing
 from xml_pipeline.worker.service import run_worker
 
 log = structlog.get_logger(__name__)
 
 DATA_FOLDER = ".organism"
+_SERVICES = ("router", "usage", "agent-worker", "gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Place:
     database_url: str | None = None
     worker_processes: int | None = None
     pool_size: int = 8
+    allowed_hosts: frozenset[str] = frozenset()
 
     @property
     def url(self) -> str:
@@ -50,12 +54,18 @@ class Place:
 
 
 async def run_embedded(
-    organism: Organism, place: Place, *, stop: asyncio.Event, instance: str, health: Health | None = None
+    organism: Organism,
+    place: Place,
+    *,
+    stop: asyncio.Event,
+    instance: str,
+    health: Health | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Run until `stop` is set or the organism is asked to stop; what is open goes on at the next start.
 
-    `health` gets a part for each service; the gateway's `/livez` and `/readyz` tell of all. Raises Unavailable and
-    SchemaOutdated when it cannot start.
+    `health` gets a part for each service, which share `metrics`; the gateway's `/livez` and `/readyz` tell of all.
+    Raises Unavailable, SchemaOutdated and KeyRequired when it cannot start.
     """
     require_free_port(place.host, place.port)
     async with AsyncExitStack() as stack:
@@ -66,7 +76,16 @@ async def run_embedded(
         database = await stack.enter_async_context(current_database(url, name=instance, pool_size=place.pool_size))
         if place.amqp_url is None:
             await _forget_deliveries(database)
-        await _run_services(organism, place, connect, database, stop=stop, instance=instance, health=health or Health())
+        await _run_services(
+            organism,
+            place,
+            connect,
+            database,
+            stop=stop,
+            instance=instance,
+            health=health or Health(),
+            metrics=metrics or Metrics(),
+        )
 
 
 @asynccontextmanager
@@ -123,12 +142,13 @@ async def _run_services(
     stop: asyncio.Event,
     instance: str,
     health: Health,
+    metrics: Metrics,
 ) -> None:
     """Run all four. What produces work stops first; router and ledger go on until that is done."""
     edge, core = asyncio.Event(), asyncio.Event()
-    router_bus, usage_bus, worker_bus, gateway_bus = [
-        await connect(f"{service}-{instance}") for service in ("router", "usage", "agent-worker", "gateway")
-    ]
+    tracings = [connect_tracing(service, f"{service}-{instance}", organism.name) for service in _SERVICES]
+    router_traces, usage_traces, worker_traces, gateway_traces = tracings
+    router_bus, usage_bus, worker_bus, gateway_bus = [await connect(f"{service}-{instance}") for service in _SERVICES]
     # A stop that the organism is asked for is one of the whole: router and ledger do not leave by themselves.
     router = run_router(
         router_bus,
@@ -137,7 +157,9 @@ async def _run_services(
         stop=core,
         instance=f"router-{instance}",
         health=health.part("router"),
+        metrics=metrics,
         asked=stop,
+        tracing=router_traces,
     )
     usage = run_usage(
         usage_bus,
@@ -146,7 +168,9 @@ async def _run_services(
         stop=core,
         instance=f"usage-{instance}",
         health=health.part("usage"),
+        metrics=metrics,
         asked=stop,
+        tracing=usage_traces,
     )
     worker = run_worker(
         worker_bus,
@@ -155,6 +179,8 @@ async def _run_services(
         instance=f"agent-worker-{instance}",
         processes=place.worker_processes,
         health=health.part("agent-worker"),
+        metrics=metrics,
+        tracing=worker_traces,
     )
     gateway = run_gateway(
         gateway_bus,
@@ -165,7 +191,10 @@ async def _run_services(
         host=place.host,
         port=place.port,
         health=health.part("gateway"),
+        metrics=metrics,
         whole=health,
+        allowed_hosts=place.allowed_hosts,
+        tracing=gateway_traces,
     )
     producers = [_task(worker, "worker"), _task(gateway, "gateway")]
     keepers = [_task(router, "router"), _task(usage, "usage")]
@@ -179,6 +208,7 @@ async def _run_services(
         edge.set()
         core.set()
         await _end([*producers, *keepers])
+        await asyncio.gather(*(tracing.close() for tracing in tracings))
 
 
 def _task(service: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:

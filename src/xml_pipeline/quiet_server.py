@@ -16,6 +16,15 @@ _BACKLOG = 2048
 STALLED_AFTER = 60
 
 
+def address_of(host: str, port: int) -> str:
+    """The IP address that listening on a host means. Raises Unavailable."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0]
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return str(address)
+
+
 def bind(host: str, port: int, *, stalled_after: float = STALLED_AFTER) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises Unavailable."""
     try:

@@ -23,9 +23,13 @@ from xml_pipeline.exits import exit_status, explain
 from xml_pipeline.health.checks import Phase
 from xml_pipeline.health.health import Health
 from xml_pipeline.logs import configure_logging
+from xml_pipeline.metrics.health import tell_health
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.settings import Settings
 from xml_pipeline.stopping import WHOLE
+from xml_pipeline.tracing.connect import connect_tracing
+from xml_pipeline.tracing.port import Tracing
 
 if TYPE_CHECKING:
     from xml_pipeline.message_bus.port import Bus
@@ -53,6 +57,7 @@ class Runtime:
     stop_limit: float | None = WHOLE
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     health: Health = field(default_factory=Health)
+    metrics: Metrics = field(default_factory=Metrics)
     asked_to_stop: bool = False
     caught_starting: bool = False
 
@@ -62,8 +67,19 @@ class Runtime:
         return f"{self.service}-{socket.gethostname()}-{os.getpid()}"
 
     def load_organism(self) -> Organism:
-        """Read organism.yaml. Raises InvalidOrganism."""
-        return load_organism(self.settings.file)
+        """Read organism.yaml. Raises InvalidOrganism. All that is logged from then on carries the organism's name."""
+        organism = load_organism(self.settings.file)
+        structlog.contextvars.bind_contextvars(organism=organism.name)
+        return organism
+
+    @asynccontextmanager
+    async def tracing(self, organism: Organism) -> AsyncIterator[Tracing]:
+        """Where spans go, by the OTEL_* variables; what is left of them at the end is exported."""
+        tracing = connect_tracing(self.service, self.instance, organism.name)
+        try:
+            yield tracing
+        finally:
+            await tracing.close()
 
     @asynccontextmanager
     async def bus(self) -> AsyncIterator[Bus]:
@@ -150,8 +166,12 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = [f"ORGANISM_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        faults = [": ".join([*_variable(fault["loc"]), fault["msg"]]) for fault in error.errors()]
         raise InvalidInput("; ".join(faults)) from error
+
+
+def _variable(place: tuple[int | str, ...]) -> list[str]:
+    return [f"ORGANISM_{str(name).upper()}" for name in place[:1]]
 
 
 async def _run(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> None:
@@ -170,8 +190,11 @@ async def _serve_ops(runtime: Runtime, stack: AsyncExitStack) -> None:
     if settings.ops_port is not None:
         # Here, since who has no such port starts sooner without a web server.
         from xml_pipeline.health.ops import ops_server
+        from xml_pipeline.metrics.route import metrics_route
 
-        await stack.enter_async_context(ops_server(runtime.health, settings.ops_host, settings.ops_port))
+        tell_health(runtime.metrics, runtime.health, runtime.service)
+        route = metrics_route(runtime.metrics)
+        await stack.enter_async_context(ops_server(runtime.health, settings.ops_host, settings.ops_port, route))
 
 
 async def _run_main(runtime: Runtime, main: Callable[[Runtime], Awaitable[None]]) -> None:

@@ -23,6 +23,7 @@ from xml_pipeline.ledger import books
 from xml_pipeline.ledger.consumer import AT_ONCE, BATCH, collect_rarely
 from xml_pipeline.ledger.intake import parse_ledger_message
 from xml_pipeline.ledger.model import Rules
+from xml_pipeline.ledger.slices import in_slices
 from xml_pipeline.llm.pricing import Prices
 from xml_pipeline.message_bus.messages import UsageEvent
 from xml_pipeline.organism.budgets import Budgets
@@ -170,7 +171,7 @@ async def book(db: Database, events: Sequence[bytes]) -> float:
 
     async def consume() -> None:
         for batch in batches:
-            messages = [parse_ledger_message(event) for event in batch]
+            messages = [parse_ledger_message(event) async for part in in_slices(batch) for event in part]
             await books.book(db, messages, rules=Rules(PLENTY), pricing=PRICING, turn=turn)
 
     started = time.perf_counter()

@@ -38,6 +38,7 @@ class BusSuite:
 
     async def test_a_message_arrives_as_it_was_sent(self, bus: Bus, queue: str, consumer: Consumer) -> None:
         headers: dict[str, str | int] = {"message-id": "m-1", "attempt": 3, "text": "naïve ✓", "negative": -5}
+        headers |= {"sent-ns": 2**62 + 1, "traceparent": f"00-{'4b' * 16}-{'0f' * 8}-01"}
         sent = Outgoing("", queue, b"\x00<a/>\xff", headers, correlation_id="call-1", reply_to="somewhere")
         assert await bus.publish([sent]) == [CONFIRMED]
         (got,) = await receive(consumer, 1)

@@ -52,9 +52,14 @@ def copied_example(folder: Path) -> Path:
 
 @asynccontextmanager
 async def running_gateway(
-    database_url: str, file: Path, *, broker: MemoryBroker | None = None
+    database_url: str,
+    file: Path,
+    *,
+    broker: MemoryBroker | None = None,
+    host: str = "127.0.0.1",
+    allowed_hosts: frozenset[str] = frozenset(),
 ) -> AsyncIterator[Gateway]:
-    """Start a gateway on a free port; it is asked to stop at the end, and must."""
+    """Start a gateway on a free port of a host; it is asked to stop at the end, and must."""
     broker = broker or MemoryBroker()
     bus = broker.connect()
     database = Database.connect(database_url)
@@ -66,9 +71,10 @@ async def running_gateway(
             load_organism(file),
             stop=stop,
             instance="test",
-            host="127.0.0.1",
+            host=host,
             port=0,
             on_listening=port.set_result,
+            allowed_hosts=allowed_hosts,
         )
     )
     try:

@@ -13,14 +13,17 @@ from sqlalchemy import text
 
 from tests.integration.gateway_support import copied_example
 from xml_pipeline.errors import DatabaseUnavailable, Unavailable
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.injector import Injector
 from xml_pipeline.server.live.limits import MOST_WAITING_BYTES
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.inbox import Accepted, Inject
 
 WITHIN = 1.0
+METRICS = GatewayMetrics(Metrics(), ())
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def injector(database: Database, tmp_path: Path) -> AsyncIterator[Injector]:
     current = Current(Configured.of(load_organism(copied_example(tmp_path)), 1))
-    injector = Injector(database.within(WITHIN), current, answer_within=WITHIN)
+    injector = Injector(database.within(WITHIN), current, METRICS, answer_within=WITHIN)
     running = asyncio.create_task(injector.run())
     yield injector
     running.cancel()
@@ -86,7 +89,7 @@ async def test_what_is_too_much_to_wait_is_refused_at_once(injector: Injector, d
 
 async def test_whoever_waits_when_it_ends_is_told(database: Database, tmp_path: Path) -> None:
     current = Current(Configured.of(load_organism(copied_example(tmp_path)), 1))
-    injector = Injector(database, current)
+    injector = Injector(database, current, METRICS)
     running = asyncio.create_task(injector.run())
     held = inject()
     async with database.begin() as connection:
@@ -100,7 +103,7 @@ async def test_whoever_waits_when_it_ends_is_told(database: Database, tmp_path: 
 
 async def test_a_thread_that_somebody_holds_holds_up_no_other(database: Database, tmp_path: Path) -> None:
     current = Current(Configured.of(load_organism(copied_example(tmp_path)), 1))
-    injector = Injector(database.within(10.0), current, answer_within=10.0)
+    injector = Injector(database.within(10.0), current, METRICS, answer_within=10.0)
     running = asyncio.create_task(injector.run())
     known = inject()
     assert isinstance(await injector.accept(known), Accepted)

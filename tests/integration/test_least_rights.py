@@ -196,6 +196,13 @@ def test_it_answers_and_books(organism: Organism) -> None:
         organism.get(path)
 
 
+def test_every_service_tells_its_metrics(organism: Organism) -> None:
+    for service in organism.fleet.services:
+        answer = service.says("/metrics")
+        assert answer is not None
+        assert answer.is_success
+
+
 def test_steering(organism: Organism) -> None:
     organism.post("/agents/asker/pause")
     thread = organism.ask("wait", wait=0)["threadId"]

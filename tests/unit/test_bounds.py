@@ -76,11 +76,11 @@ class TestGatewayOutbox:
         await bus.declare(TOPOLOGY)
         outbox, body = Outbox(bus, NAMES), b"x" * size
         for _ in range(most + 50):
-            outbox.inject("id", body)
+            outbox.inject("id", body, "")
         running = asyncio.create_task(outbox.run())
         await outbox.flush()
         assert await bus.depth(NAMES.ingress) == most
-        outbox.inject("id", body)
+        outbox.inject("id", body, "")
         await outbox.flush()
         assert await bus.depth(NAMES.ingress) == most + 1
         running.cancel()

@@ -66,9 +66,10 @@ def payload_tag(payload: bytes) -> str:
 
 def encode_envelope(envelope: Envelope) -> bytes:
     """Write the canonical envelope around the canonical payload."""
+    trace = "" if envelope.traceparent is None else f"<traceparent>{envelope.traceparent}</traceparent>"
     return (
         f'<message xmlns="{ENVELOPE_NS}"><meta><from>{escape_text(envelope.from_id)}</from>'
-        f"<to>{escape_text(envelope.to_id)}</to><thread>{envelope.thread_id}</thread></meta>"
+        f"<to>{escape_text(envelope.to_id)}</to><thread>{envelope.thread_id}</thread>{trace}</meta>"
     ).encode() + b"%b</message>" % _embedded(envelope.payload)
 
 
@@ -158,8 +159,8 @@ def _write_reply(reply: Reply) -> bytes:
 def _read_envelope(root: etree._Element) -> Envelope:
     _require_valid(_ENVELOPE_SCHEMA, root)
     meta, payload = root
-    from_id, to_id, thread = (child.text or "" for child in meta)
-    return Envelope(from_id, to_id, UUID(thread), canonical(payload))
+    from_id, to_id, thread, *trace = (child.text or "" for child in meta)
+    return Envelope(from_id, to_id, UUID(thread), canonical(payload), trace[0] if trace else None)
 
 
 def _read_turn(root: etree._Element, max_payload_bytes: int) -> Turn:

@@ -35,12 +35,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One payload on its way: `payload` is the payload element in exclusive canonical form, no namespace."""
+    """One payload on its way: `payload` is the payload element in exclusive canonical form, no namespace.
+
+    `traceparent` names the span that sent it, for whoever looks at it on its way: nothing is decided by it.
+    """
 
     from_id: str
     to_id: str
     thread_id: UUID
     payload: bytes
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

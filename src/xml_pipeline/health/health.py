@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -70,6 +70,11 @@ class Health:
         self._subscriptions.append(Condition(name, healthy, needed, self._clock()))
 
     # What is asked of it
+
+    @property
+    def parts(self) -> Mapping[str, Health]:
+        """The services in this process, by name; none where it is one service."""
+        return self._parts
 
     @property
     def phase(self) -> Phase:

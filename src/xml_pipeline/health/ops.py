@@ -23,21 +23,24 @@ log = structlog.get_logger(__name__)
 _LAST_ANSWERS = 1
 
 
-def create_ops_app(health: Health) -> Starlette:
-    """`GET /livez` and `GET /readyz`: 200 or 503, and why."""
-    return Starlette(routes=[Route("/livez", _endpoint(health.alive)), Route("/readyz", _endpoint(health.ready))])
+def create_ops_app(health: Health, *others: Route) -> Starlette:
+    """`GET /livez` and `GET /readyz`: 200 or 503, and why; and what others answer."""
+    routes = [Route("/livez", _endpoint(health.alive)), Route("/readyz", _endpoint(health.ready))]
+    return Starlette(routes=[*routes, *others])
 
 
 @asynccontextmanager
-async def ops_server(health: Health, host: str, port: int) -> AsyncIterator[int]:
+async def ops_server(health: Health, host: str, port: int, *others: Route) -> AsyncIterator[int]:
     """Answer as long as the context lasts, on the event loop that is asked about; port 0 takes a free one.
+
+    `others` are routes beside those of `create_ops_app`.
 
     Yields the port. Raises Unavailable.
     """
     listening = bind(host, port)
     bound: int = listening.getsockname()[1]
     config = uvicorn.Config(
-        create_ops_app(health),
+        create_ops_app(health, *others),
         http="httptools",
         ws="none",
         lifespan="off",

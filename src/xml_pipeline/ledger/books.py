@@ -18,6 +18,7 @@ from xml_pipeline.ledger.feed import budget_event
 from xml_pipeline.ledger.intake import LedgerMessage
 from xml_pipeline.ledger.model import Changes, Crossing, Pricing, Rules, Situation
 from xml_pipeline.ledger.settling import lone_events, measure, positions_left, settled_bookings, with_decided
+from xml_pipeline.ledger.slices import in_slices
 from xml_pipeline.ledger.thresholds import told
 from xml_pipeline.llm.pricing import PriceUsed
 from xml_pipeline.message_bus.messages import HoldRequest, UsageEvent
@@ -68,7 +69,7 @@ async def book(
     that needs no database is done: batches of one service keep their order. Raises DatabaseUnavailable, Conflict, and
     the driver's errors for deadlocks and for data that the database refuses; nothing is changed then.
     """
-    usual = _usual(messages, pricing)
+    usual = await _usual(messages, pricing)
     async with turn or nullcontext():
         if usual is not None:
             with suppress(_Unusual):
@@ -76,9 +77,11 @@ async def book(
         return await _decide(db, messages, rules, pricing)
 
 
-def _usual(messages: Sequence[LedgerMessage], pricing: Pricing) -> _Usual | None:
+async def _usual(messages: Sequence[LedgerMessage], pricing: Pricing) -> _Usual | None:
     prices: dict[int, PriceUsed] = {}
-    measured = [measure(event, pricing, prices) for event in lone_events(messages)]
+    measured: list[Measured] = []
+    async for events in in_slices(lone_events(messages)):
+        measured.extend(measure(event, pricing, prices) for event in events)
     return _Usual(measured, prices, settling_columns(measured)) if measured else None
 
 
@@ -108,6 +111,8 @@ async def _settle(
 async def _settle_held(connection: AsyncConnection, usual: _Usual, locked: set[UUID], rules: Rules) -> Changes:
     settlement = await settle_holds(connection, usual.columns, percent=min(rules.thresholds))
     _require_locked({row.thread_id for row in settlement.settled}, locked)
+    if settlement.gone != len(settlement.settled):
+        raise Conflict("a hold of this batch was changed by somebody who has not locked its budgets")
     noted, crossings = told(settlement.budgets, rules.thresholds)
     await rows.save_budgets(connection, noted.values())
     await _announce(connection, crossings, rules)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,15 +20,21 @@ from xml_pipeline.health.pulse import beat, rest
 from xml_pipeline.ledger import books
 from xml_pipeline.ledger.feed import frame
 from xml_pipeline.ledger.intake import LedgerMessage, parse_ledger_message
+from xml_pipeline.ledger.metrics import LedgerMetrics
 from xml_pipeline.ledger.model import Changes, Rules
+from xml_pipeline.ledger.slices import in_slices
+from xml_pipeline.ledger.traces import booking_spans
 from xml_pipeline.llm.pricing import Prices
+from xml_pipeline.logs import log_ids
 from xml_pipeline.message_bus.messages import ControlHint, HoldReply
 from xml_pipeline.message_bus.port import Bus, Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.storage import ledger as rows
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.threads import kill_thread
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -58,10 +65,12 @@ class _Item:
 class Bookkeeper:
     """Books what arrives, for the organism as it is configured now."""
 
-    def __init__(self, bus: Bus, db: Database, organism: Organism) -> None:
+    def __init__(self, bus: Bus, db: Database, organism: Organism, metrics: Metrics, tracing: Tracing = OFF) -> None:
         self._bus = bus
+        self._tracing = tracing
         self._db = db
         self._names = Names(organism.name)
+        self._metrics = LedgerMetrics(metrics)
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -95,8 +104,11 @@ class Bookkeeper:
             if len(deliveries) == BATCH:
                 door.close()
             with self._counted():
+                began = time.time_ns()
                 booked = await self._book(await self._parse(deliveries))
                 door.close()
+                for _, changes in booked:
+                    self._trace(changes, began)
                 await self._end(booked)
                 await consumer.ack(deliveries)
 
@@ -120,24 +132,34 @@ class Bookkeeper:
 
     async def sweep(self) -> None:
         """Book the holds whose time is over. Raises DatabaseUnavailable."""
+        began = time.time_ns()
         try:
             changes = await books.sweep(self._db, rules=self._rules, pricing=self._pricing)
         except (DBAPIError, books.Conflict) as error:
             log.info("sweep_put_off", error=_first_line(error))
             return
+        self._trace(changes, began)
         for call_id in changes.moved:
-            log.warning("hold_expired", call_id=str(call_id))
+            booking = changes.booked.get(call_id)
+            ids = {} if booking is None else log_ids(booking.thread_id, booking.message_id)
+            log.warning("hold_expired", call_id=str(call_id), **ids)
+        self._metrics.changed(changes)
         await self._tell([], changes)
+
+    def _trace(self, changes: Changes, began_ns: int) -> None:
+        if self._tracing.on:
+            self._tracing.tell(booking_spans(changes, began_ns, time.time_ns()))
 
     # What arrives
 
     async def _parse(self, deliveries: Sequence[Incoming]) -> list[_Item]:
         items = []
-        for delivery in deliveries:
-            try:
-                items.append(_Item(delivery, parse_ledger_message(delivery.body)))
-            except InvalidPayload as error:
-                await self._bury(delivery, str(error))
+        async for part in in_slices(deliveries):
+            for delivery in part:
+                try:
+                    items.append(_Item(delivery, parse_ledger_message(delivery.body)))
+                except InvalidPayload as error:
+                    await self._bury(delivery, str(error))
         return items
 
     async def _bury(self, delivery: Incoming, reason: str) -> None:
@@ -145,9 +167,12 @@ class Bookkeeper:
         id_, pause = uuid4(), _FIRST_PAUSE
         while True:
             try:
-                return await self._add_dead_letter(id_, reason, delivery.body)
+                await self._add_dead_letter(id_, reason, delivery.body)
             except DatabaseUnavailable as error:
                 pause = await _wait_for_database(error, pause)
+            else:
+                self._metrics.refused()
+                return
 
     async def _add_dead_letter(self, id_: UUID, reason: str, body: bytes) -> None:
         async with self._db.begin() as connection:
@@ -169,7 +194,12 @@ class Bookkeeper:
         return [*await self._book(items[:middle]), *await self._book(items[middle:])]
 
     async def _book_at_once(self, items: Sequence[_Item]) -> Changes:
-        messages = [item.message for item in items]
+        began = time.monotonic()
+        changes = await self._booked([item.message for item in items])
+        self._metrics.booked(len(items), time.monotonic() - began, changes)
+        return changes
+
+    async def _booked(self, messages: Sequence[LedgerMessage]) -> Changes:
         attempt, pause = 1, _FIRST_PAUSE
         while True:
             try:
@@ -196,10 +226,10 @@ class Bookkeeper:
             async with self._db.begin() as connection:
                 killed = await kill_thread(connection, thread_id, actor="budget")
         except (DatabaseUnavailable, DBAPIError) as error:
-            log.warning("kill_put_off", thread_id=str(thread_id), error=_first_line(error))
+            log.warning("kill_put_off", error=_first_line(error), **log_ids(thread_id))
             return False
         if killed is not None and killed.before != "killed":
-            log.warning("thread_killed_at_limit", thread_id=str(thread_id))
+            log.warning("thread_killed_at_limit", **log_ids(thread_id))
             hint = ControlHint(kind="kill", thread_id=thread_id).model_dump_json().encode()
             await self._bus.publish([Outgoing(self._names.control, "", hint, persistent=False)])
         return True

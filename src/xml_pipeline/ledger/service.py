@@ -15,11 +15,13 @@ from xml_pipeline.health.health import Health
 from xml_pipeline.health.pulse import beat
 from xml_pipeline.health.watch import Watch
 from xml_pipeline.ledger.consumer import AT_ONCE, BATCH, Bookkeeper, collect_rarely
+from xml_pipeline.ledger.metrics import observe
 from xml_pipeline.ledger.upkeep import keep_months
 from xml_pipeline.ledger.webhooks import WebhookSender
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.load import parse_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.stopping import BOOKING, LAST_BATCH, cancel_all
@@ -29,6 +31,7 @@ from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.ledger import any_hold_open
 from xml_pipeline.storage.organism_state import database_time, read_state
 from xml_pipeline.storage.schema import require_current_schema
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +49,8 @@ async def run_usage(
     instance: str,
     health: Health | None = None,
     asked: asyncio.Event | None = None,
+    metrics: Metrics | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
@@ -60,8 +65,11 @@ async def run_usage(
         version = (await configuration.publish(connection, organism)).version
         started_at = await database_time(connection)
     await set_limits(db, organism.budgets)
-    service = _Usage(bus, db, organism, instance, version, started_at, stop, health or Health(), asked or stop)
-    await service.run()
+    metrics = metrics or Metrics()
+    books = Bookkeeper(bus, db, organism, metrics, tracing)
+    service = _Usage(bus, db, organism, books, instance, version, started_at, stop, health or Health(), asked or stop)
+    with observe(metrics, bus, db, Names(organism.name).usage):
+        await service.run()
 
 
 class _Usage:
@@ -72,6 +80,7 @@ class _Usage:
         bus: Bus,
         db: Database,
         organism: Organism,
+        books: Bookkeeper,
         instance: str,
         version: int,
         started_at: datetime,
@@ -86,7 +95,7 @@ class _Usage:
         self._version = version
         self._started_at = started_at
         self._names = Names(organism.name)
-        self._books = Bookkeeper(bus, db, organism)
+        self._books = books
         self._webhooks = WebhookSender(db, health)
         self._webhooks.configure(organism.budgets.webhook)
         self._stop = stop

@@ -15,14 +15,16 @@ import structlog
 from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.failpoints import failpoint
 from xml_pipeline.health.pulse import beat
+from xml_pipeline.logs import log_ids
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.items import Inject, Item, Junk, TurnReport
+from xml_pipeline.routing.metrics import RouterMetrics
 from xml_pipeline.routing.transaction import BatchConflict, Routed, Undecidable, route
 from xml_pipeline.routing.windows import NO_FILL, Fill, fill_windows
-from xml_pipeline.routing.working import Note
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.routing_batch import routing_transaction
-from xml_pipeline.storage.routing_rows import Sent
+from xml_pipeline.storage.routing_rows import Sent, Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -44,12 +46,20 @@ _CONFIRM_WAIT = 0.25
 class Batches:
     """Runs batches of one router to their end, however long the database is gone."""
 
-    def __init__(self, db: Database, current: Current, *, confirm_wait: float = _CONFIRM_WAIT) -> None:
+    def __init__(
+        self,
+        db: Database,
+        current: Current,
+        *,
+        confirm_wait: float = _CONFIRM_WAIT,
+        metrics: Metrics | None = None,
+    ) -> None:
         """`confirm_wait`: seconds that a confirm is not noted, in case that its message's turn comes by then."""
         self._db = db
         self._current = current
         self._confirm_wait = confirm_wait
         self._sent: list[tuple[float, Sent]] = []
+        self._metrics = RouterMetrics(metrics or Metrics(), current)
 
     @property
     def has_unnoted(self) -> bool:
@@ -68,6 +78,12 @@ class Batches:
         """
         if not items:
             return []
+        began = time.monotonic()
+        done = await self._route(items)
+        self._metrics.batch(len(items), time.monotonic() - began)
+        return done
+
+    async def _route(self, items: Sequence[Item]) -> list[Routed]:
         conflicts = 0
         while True:
             try:
@@ -76,6 +92,7 @@ class Batches:
                 if _is_to_blame(error, conflicts):
                     return await self._apart(items, error)
                 conflicts += 1
+                self._metrics.again("conflict")
                 log.info("batch_again", items=len(items), conflicts=conflicts, reason=_name(error))
                 await asyncio.sleep(random.random() * _CONFLICT_WAIT * min(conflicts, _MOST_CONFLICTS))  # noqa: S311
 
@@ -93,7 +110,9 @@ class Batches:
         """Fill the windows of all listeners that have something due. Raises DatabaseUnavailable."""
         async with self._db.begin() as connection, routing_transaction(connection) as store:
             names = await store.listeners_with_work()
-            return await fill_windows(store, names, self._current.configured.organism) if names else NO_FILL
+            fill = await fill_windows(store, names, self._current.configured.organism) if names else NO_FILL
+        self._metrics.released(fill.released)
+        return fill
 
     async def _once(self, items: Sequence[Item]) -> Routed:
         wait = _FIRST_WAIT
@@ -102,6 +121,7 @@ class Batches:
                 return await self._transaction(items)
             except DatabaseUnavailable as error:
                 beat()
+                self._metrics.again("held")
                 log.warning("batch_held", items=len(items), reason=str(error), wait=wait)
                 await asyncio.sleep(wait)
                 wait = min(_LONGEST_WAIT, wait * 2)
@@ -117,21 +137,23 @@ class Batches:
             self._sent = confirms + self._sent
             raise
         failpoint("router.after-commit")
+        self._metrics.routed(routed)
         self._forget({closing.message_id for closing in routed.decision.changes.closings})
-        _log_notes(routed.decision.notes)
+        _log_ends(routed)
         return routed
 
     async def _apart(self, items: Sequence[Item], error: Exception) -> list[Routed]:
         if len(items) > 1:
             middle = len(items) // 2
             log.warning("batch_split", items=len(items), reason=_name(error))
-            return [*await self.run(items[:middle]), *await self.run(items[middle:])]
+            self._metrics.again("split")
+            return [*await self._route(items[:middle]), *await self._route(items[middle:])]
         culprit = items[0]
         # PostgreSQL's own words may quote the row: its code is enough.
         cause = error if isinstance(error, Undecidable) else None
-        log.error("item_refused", item=type(culprit).__name__, reason=_name(error), exc_info=cause)
+        log.error("item_refused", item=type(culprit).__name__, reason=_name(error), exc_info=cause, **_ids_of(culprit))
         junk = _as_junk(culprit, error)
-        return [] if junk is None else await self.run([junk])
+        return [] if junk is None else await self._route([junk])
 
     def _take_sent(self, *, waited: float) -> list[tuple[float, Sent]]:
         """The confirms that have waited so long; they come in the order of their times."""
@@ -176,6 +198,27 @@ def _name(error: Exception) -> str:
     return sqlstate(error) or type(error).__name__
 
 
-def _log_notes(notes: Sequence[Note]) -> None:
-    for note in notes:
-        log.warning(note.event, message=str(note.message_id), detail=note.detail)
+def _log_ends(routed: Routed) -> None:
+    """What changed nothing, and what ended for good. Never the reasons: they may quote a payload."""
+    for letter in routed.decision.changes.dead_letters:
+        ids = log_ids(letter.thread_id, letter.message_id)
+        log.warning("dead_letter", letter=str(letter.id), code=letter.code, listener=letter.listener, **ids)
+    for note in routed.decision.notes:
+        ids = log_ids(_thread_of(routed.snapshot, note.message_id), note.message_id)
+        log.warning(note.event, detail=note.detail, **ids)
+
+
+def _thread_of(snapshot: Snapshot, id_: UUID) -> UUID | None:
+    """Of a message, an accepted inject or a call; None for what belongs to no thread that is known."""
+    row = snapshot.messages.get(id_) or snapshot.inbox.get(id_) or snapshot.calls.get(id_)
+    return None if row is None else row.thread_id
+
+
+def _ids_of(item: Item) -> dict[str, str]:
+    match item:
+        case TurnReport(turn=turn):
+            return log_ids(None, turn.message_id)
+        case Junk():
+            return log_ids(None, item.inbox_id)
+        case _:
+            return log_ids(None, item.message_id)

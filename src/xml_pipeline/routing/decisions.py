@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from xml_pipeline.envelope.model import Outcome, Turn
@@ -31,19 +31,21 @@ _OUTCOMES = {HANDLER_FAILED: "error", TIMEOUT: "timeout", LOST: "lost"}
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The changes to write, and what to tell about them afterwards."""
+    """The changes to write, and what to tell about them afterwards. `causes`: the item that each insert came of."""
 
     changes: Changes
     notes: Sequence[Note]
     mishaps: Sequence[Mishap]
+    causes: Mapping[UUID, Item] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, items: Sequence[Item], organism: Organism, check: PayloadCheck) -> Decision:
     """Apply the items in their order to a copy of the snapshot."""
     work = Working(snapshot, organism, check)
     for item in items:
+        work.item = item
         _apply(work, item)
-    return Decision(work.changes(), tuple(work.notes), tuple(work.mishaps))
+    return Decision(work.changes(), tuple(work.notes), tuple(work.mishaps), work.causes)
 
 
 def retry_delay(retry: Retry, attempt: int) -> float:

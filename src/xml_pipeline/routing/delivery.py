@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 import structlog
@@ -14,8 +15,11 @@ from xml_pipeline.message_bus.messages import EventFrame
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.routing.current import Configured
 from xml_pipeline.routing.events import Event
+from xml_pipeline.routing.traces import parent_of
 from xml_pipeline.routing.windows import UNKNOWN_TIMEOUT
 from xml_pipeline.storage.routing_rows import Released, Sent
+from xml_pipeline.tracing.ids import HEADER, SENT_HEADER
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -23,12 +27,15 @@ FEED_KEY = "feed.router"
 PUBLISH_TIMEOUT = 5.0
 
 
-async def publish_released(bus: Bus, now: Configured, released: Sequence[Released]) -> list[Sent]:
+async def publish_released(
+    bus: Bus, now: Configured, released: Sequence[Released], tracing: Tracing = OFF
+) -> list[Sent]:
     """Publish assignments; returns the confirmed ones. What is not confirmed is published again by a sweep."""
     if not released:
         return []
     failpoint("router.before-publish")
-    outcomes = await bus.publish([_outgoing(now, message) for message in released], timeout=PUBLISH_TIMEOUT)
+    letters = [_outgoing(now, message, tracing) for message in released]
+    outcomes = await bus.publish(letters, timeout=PUBLISH_TIMEOUT)
     failpoint("router.before-confirm")
     if Published.UNROUTABLE in outcomes:
         await declare_again(bus, now)
@@ -54,7 +61,7 @@ async def declare_again(bus: Bus, now: Configured) -> None:
         log.warning("topology_not_declared", reason=str(error))
 
 
-def assignment_of(now: Configured, message: Released) -> Assignment:
+def assignment_of(now: Configured, message: Released, traceparent: str | None = None) -> Assignment:
     """What a worker is told of a message that is out."""
     listener = now.organism.listeners.get(message.to_id)
     return Assignment(
@@ -66,10 +73,14 @@ def assignment_of(now: Configured, message: Released) -> Assignment:
         timeout=UNKNOWN_TIMEOUT if listener is None else listener.timeout,
         remaining=message.remaining,
         replies=tuple(Reply(reply.from_id, Kind(reply.kind), reply.body) for reply in message.replies),
-        envelope=Envelope(message.from_id, message.to_id, message.thread_id, message.body),
+        envelope=Envelope(message.from_id, message.to_id, message.thread_id, message.body, traceparent),
     )
 
 
-def _outgoing(now: Configured, message: Released) -> Outgoing:
-    headers: dict[str, str | int] = {"message-id": str(message.id), "attempt": message.attempt}
-    return Outgoing("", now.names.agent(message.to_id), encode_assignment(assignment_of(now, message)), headers)
+def _outgoing(now: Configured, message: Released, tracing: Tracing) -> Outgoing:
+    parent = parent_of(message, tracing)
+    headers: dict[str, str | int] = {"message-id": str(message.id), "attempt": message.attempt, HEADER: parent}
+    if tracing.on:
+        headers[SENT_HEADER] = time.time_ns()
+    body = encode_assignment(assignment_of(now, message, parent))
+    return Outgoing("", now.names.agent(message.to_id), body, headers)

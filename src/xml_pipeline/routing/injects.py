@@ -60,7 +60,6 @@ def bury_junk(work: Working, item: Junk) -> None:
     else:
         work.take(row.id, row.thread_id)
         letter = letters.of_inbox(work, row, item.code, reason)
-    work.notes.append(Note("dead_letter", item.id, item.code))
     work.dead_letters.append(letter)
 
 

@@ -11,6 +11,7 @@ from xml_pipeline.errors import InvalidXml
 from xml_pipeline.message_bus.port import Incoming
 from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.items import Inject, Item, Junk, Returned, TurnReport
+from xml_pipeline.tracing.ids import HEADER
 
 _ENVELOPE_START = b"<message "
 _ASSIGNMENT_START = b"<assignment "
@@ -45,7 +46,7 @@ def _read(delivery: Incoming, max_envelope_bytes: int) -> Item:
     except InvalidXml as error:
         return _junk(delivery, str(error))
     if isinstance(content, Turn):
-        return TurnReport(content, delivery.body)
+        return TurnReport(content, delivery.body, delivery.headers.get(HEADER))
     if message_id is None:
         return _junk(delivery, "An envelope that no gateway has accepted.", "not-accepted")
     return Inject(message_id, delivery.body)

@@ -18,10 +18,11 @@ class Inject:
 
 @dataclass(frozen=True, slots=True)
 class TurnReport:
-    """What a worker reports of one run of a handler."""
+    """What a worker reports of one run of a handler; `traceparent`: the span that it says that was."""
 
     turn: Turn
     body: bytes = b""
+    traceparent: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)

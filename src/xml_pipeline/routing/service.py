@@ -17,6 +17,7 @@ from xml_pipeline.health.watch import Watch as HealthWatch
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.routing.batch import Batches, passes_again
 from xml_pipeline.routing.checks import configured
@@ -24,6 +25,7 @@ from xml_pipeline.routing.current import Current
 from xml_pipeline.routing.ingress import BATCH, Ingress
 from xml_pipeline.routing.intake import Intake
 from xml_pipeline.routing.notices import listen, notice_bindings
+from xml_pipeline.routing.observing import observe
 from xml_pipeline.routing.pipeline import Pipeline
 from xml_pipeline.routing.sweep import Sweep
 from xml_pipeline.routing.watch import Watch
@@ -32,6 +34,7 @@ from xml_pipeline.stopping import ROUTING, cancel_all
 from xml_pipeline.storage import configuration, organism_state
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.schema import require_current_schema
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,8 @@ async def run_router(
     instance: str,
     health: Health | None = None,
     asked: asyncio.Event | None = None,
+    metrics: Metrics | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Route until `stop` is set or the organism is asked to stop; the batch in hand is finished first.
 
@@ -63,26 +68,31 @@ async def run_router(
         started_at = await organism_state.database_time(connection)
     current = Current(configured(organism, version))
     watch = Watch(bus, db, current, started_at, asked or stop)
+    metrics = metrics or Metrics()
     async with _consumers(bus, current) as (ingress, dead, notices):
         log.info("router_started", instance=instance, organism=organism.name, version=version)
-        await _run(bus, db, current, watch, (ingress, dead, notices), stop, instance, health or Health())
+        batches, consumers = Batches(db, current, metrics=metrics), (ingress, dead, notices)
+        with observe(metrics, bus, db, current):
+            await _run(bus, db, batches, current, watch, consumers, stop, instance, health or Health(), tracing)
     log.info("router_stopped", instance=instance)
 
 
 async def _run(
     bus: Bus,
     db: Database,
+    batches: Batches,
     current: Current,
     watch: Watch,
     consumers: tuple[Consumer, Consumer, Consumer],
     stop: asyncio.Event,
     instance: str,
     health: Health,
+    tracing: Tracing,
 ) -> None:
     ingress, dead, notices = consumers
     workers = LiveWorkers(time.monotonic())
     look_now, sweep_now = asyncio.Event(), asyncio.Event()
-    pipeline = Pipeline(bus, Batches(db, current), current)
+    pipeline = Pipeline(bus, batches, current, tracing)
     sweep = Sweep(bus, db, current, pipeline, workers)
     intake = Intake(current)
     draining = (

@@ -11,7 +11,7 @@ import structlog
 from xml_pipeline.health.pulse import beat
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.routing.current import Current
-from xml_pipeline.routing.delivery import declare_again, publish_events, publish_released
+from xml_pipeline.routing.delivery import declare_again, publish_events
 from xml_pipeline.routing.events import agent_events
 from xml_pipeline.routing.items import Inject, Item, Orphaned, Overdue
 from xml_pipeline.routing.pipeline import Pipeline
@@ -58,9 +58,8 @@ class Sweep:
     async def fill(self) -> None:
         """Fill every window."""
         fill = await self._pipeline.batches.fill()
-        now = self._current.configured
-        self._pipeline.note_later(await publish_released(self._bus, now, fill.released))
-        await publish_events(self._bus, now, agent_events(fill, Counter()))
+        await self._pipeline.deliver(fill.released)
+        await publish_events(self._bus, self._current.configured, agent_events(fill, Counter()))
 
     async def _restore_topology(self) -> None:
         now = self._current.configured
@@ -150,4 +149,4 @@ class Sweep:
             )
         if released:
             log.info("published_again", count=len(released))
-        self._pipeline.note_later(await publish_released(self._bus, now, released))
+        await self._pipeline.deliver(released)

@@ -10,6 +10,7 @@ from uuid import UUID
 from xml_pipeline.envelope.codec import payload_tag
 from xml_pipeline.envelope.model import API, SYSTEM, Kind
 from xml_pipeline.organism.model import Listener, Organism
+from xml_pipeline.routing.items import Item
 from xml_pipeline.storage.routing_rows import (
     AuditRow,
     CallRow,
@@ -76,7 +77,7 @@ class Draft:
 
 @dataclass(slots=True)
 class Working:
-    """Mutable, of one try of one transaction."""
+    """Mutable, of one try of one transaction. `item` is applied now; `causes`: what each insert came of."""
 
     snapshot: Snapshot
     organism: Organism
@@ -99,6 +100,8 @@ class Working:
     audits: list[AuditRow] = field(default_factory=list)
     mailboxes: set[Mailbox] = field(default_factory=set)
     listeners: set[str] = field(default_factory=set)
+    item: Item | None = None
+    causes: dict[UUID, Item] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     mishaps: list[Mishap] = field(default_factory=list)
 
@@ -176,6 +179,8 @@ class Working:
         listener = self.listener(draft.to_id)
         mailbox = listener is not None and listener.is_agent
         self.inserts.append(_new_message(draft, thread.slots, mailbox, outcome))
+        if self.item is not None:
+            self.causes[draft.id] = self.item
         self._participate(thread, draft.from_id, draft.to_id)
         if outcome is None:
             thread.open += 1

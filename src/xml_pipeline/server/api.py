@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +12,8 @@ from fastapi.routing import APIRoute
 
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.server import budget_models, models
+from xml_pipeline.server.access.guard import Guard
+from xml_pipeline.server.access.table import role_of
 from xml_pipeline.server.looking.view import StateView
 from xml_pipeline.server.models import AgentState
 from xml_pipeline.server.parameters import (
@@ -24,6 +26,7 @@ from xml_pipeline.server.parameters import (
     SeriesQueryParameter,
     ThreadQueryParameter,
     TopUpParameter,
+    TraceParameter,
     WaitParameter,
 )
 from xml_pipeline.server.problems import (
@@ -53,17 +56,26 @@ class _Path(str):
 
 
 class ProblemRoute(APIRoute):
-    """Answers with problem documents by itself, so that the router works in any app."""
+    """Answers with problem documents by itself, so that the router works in any app.
+
+    The operation's id is the endpoint's name. Raises UnnamedOperation where no role is set for it.
+    """
+
+    guard: ClassVar[Guard | None] = None
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
-        super().__init__(_Path(path), endpoint, **options)
+        operation = endpoint.__name__
+        role_of(operation)
+        super().__init__(_Path(path), endpoint, **options | {"operation_id": operation})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with the system's errors as documents."""
-        handler = super().get_route_handler()
+        """The handler, behind the guard, with the system's errors as documents."""
+        handler, guard, operation = super().get_route_handler(), self.guard, self.endpoint.__name__
 
         async def handle(request: Request) -> Response:
             try:
+                if guard is not None:
+                    await guard.admit(request.scope["headers"], operation)
                 return await handler(request)
             except Problem as problem:
                 return problem_response(problem)
@@ -75,13 +87,14 @@ class ProblemRoute(APIRoute):
         return handle
 
 
-def create_router(state: ServerState | OrganismView) -> APIRouter:
+def create_router(state: ServerState | OrganismView, *, guard: Guard | None = None) -> APIRouter:
     """Every REST route of the contract, `/health` and all under `/api/v1`, and `/livez` and `/readyz`, for any view.
 
-    An app may include it as it is or under `/api/v1`: the paths are the same.
+    An app may include it as it is or under `/api/v1`: the paths are the same. Without a guard nobody needs a key.
     """
     view = StateView(state) if isinstance(state, ServerState) else state
-    router = APIRouter(route_class=ProblemRoute, responses=problem_responses(503))
+    route_class = type("GuardedRoute", (ProblemRoute,), {"guard": guard})
+    router = APIRouter(route_class=route_class, responses=problem_responses(503))
     # Routes are tried in this order: what is asked most comes first.
     _message_routes(router, view)
     _thread_routes(router, view)
@@ -241,11 +254,16 @@ def _message_routes(router: APIRouter, view: OrganismView) -> None:
         responses=problem_responses(400, 409, 413, 422, 429) | BUDGET_EXHAUSTED,
     )
     async def inject(
-        request: models.InjectRequest, response: Response, key: KeyParameter, wait: WaitParameter
+        request: models.InjectRequest,
+        response: Response,
+        key: KeyParameter,
+        wait: WaitParameter,
+        traceparent: TraceParameter = None,
     ) -> models.InjectAnswer:
         if wait:
             response.headers["Preference-Applied"] = f"wait={wait:.0f}"
-        return await view.inject(Inject(request.to, request.payload, request.thread_id, key, wait, request.tags))
+        about = (request.to, request.payload, request.thread_id)
+        return await view.inject(Inject(*about, key, wait, request.tags, traceparent))
 
     @router.get(f"{PREFIX}/messages", tags=["messages"], responses=problem_responses(422))
     async def messages(page: PageParameter, agent: AgentFilter = None) -> models.MessagePage:

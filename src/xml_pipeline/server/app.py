@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
+from xml_pipeline.server.access.guard import Guard
 from xml_pipeline.server.api import create_router
 from xml_pipeline.server.body_limit import BodyLimit
 from xml_pipeline.server.looking.view import StateView
@@ -27,10 +28,12 @@ def create_app(
     usage: UsageStore | None = None,
     view: OrganismView | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    guard: Guard | None = None,
 ) -> FastAPI:
     """An app for a pump (see `server.pump`). It answers whether or not its lifespan has run.
 
-    `state` and `usage` replace what is made for the pump; `view` replaces all three.
+    `state` and `usage` replace what is made for the pump; `view` replaces all three. Without a `guard` nobody needs a
+    key: who embeds the app decides who reaches it.
     """
     if view is None:
         state = state or _state_of(pump)
@@ -38,11 +41,11 @@ def create_app(
     app = FastAPI(title="xml-pipeline", version="1", lifespan=_lifespan(state), redoc_url=None)
     app.state.server_state = state
     app.state.view = view
-    app.include_router(create_router(view))
-    app.include_router(create_websocket_router(view, max_command_bytes=max_body_bytes))
+    app.include_router(create_router(view, guard=guard))
+    app.include_router(create_websocket_router(view, max_command_bytes=max_body_bytes, guard=guard))
     app.add_middleware(BodyLimit, limit=max_body_bytes)
     install_problem_handlers(app)
-    install_openapi(app)
+    install_openapi(app, guard)
     return app
 
 

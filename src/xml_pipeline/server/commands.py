@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import structlog
 from pydantic import ValidationError
 
 from xml_pipeline.errors import InvalidPayload, XmlPipelineError
 from xml_pipeline.server import models
+from xml_pipeline.server.access.visitor import Visitor
 from xml_pipeline.server.feed import Filters, Subscription, dumped
 from xml_pipeline.server.problems import Problem, printable, problem_of
 from xml_pipeline.server.view import Inject, OrganismView, Page, ThreadQuery
@@ -48,12 +49,46 @@ async def answer(commands: Obeying, text: str, limit: int) -> Mapping[str, Any]:
         return _error(_with_faults(problem_of(error)))
 
 
-class AllCommands:
-    """The commands of `/ws`."""
+Command = Mapping[str, Any]
+Carry = Callable[[Command], Awaitable[Mapping[str, Any]]]
 
-    def __init__(self, view: OrganismView, subscription: Subscription) -> None:
+
+class Endpoint:
+    """What one path takes: `commands`, each with its method's name, for a visitor whose role may be too small."""
+
+    path: ClassVar[str]
+    commands: ClassVar[Mapping[str, str]]
+
+    def __init__(self, view: OrganismView, subscription: Subscription, visitor: Visitor) -> None:
         self._view = view
         self._subscription = subscription
+        self._visitor = visitor
+
+    @classmethod
+    def operations(cls) -> list[str]:
+        """The names of the path and of its commands in the table of roles."""
+        return [cls.path, *(f"{cls.path} {name}" for name in cls.commands)]
+
+    async def greeting(self) -> Mapping[str, Any] | None:
+        """The first object to the client, if there is one."""
+        raise NotImplementedError
+
+    async def obey(self, command: Command) -> Mapping[str, Any]:
+        """Carry out a command. Raises BadCommand, and Problem where the role is too small."""
+        name = command.get("cmd")
+        if not isinstance(name, str) or name not in self.commands:
+            known = f"there {'are' if len(self.commands) > 1 else 'is'} {' and '.join(self.commands)}"
+            raise BadCommand(f"unknown command: {_named(name)}; {known}")
+        self._visitor.require(f"{self.path} {name}")
+        carry_out: Carry = getattr(self, self.commands[name])
+        return await carry_out(command)
+
+
+class AllCommands(Endpoint):
+    """The commands of `/ws`."""
+
+    path = "/ws"
+    commands: ClassVar = {"subscribe": "_subscribe", "inject": "_inject"}
 
     async def greeting(self) -> Mapping[str, Any]:
         """What there is at the start."""
@@ -65,19 +100,12 @@ class AllCommands:
             "threads": [dumped(thread) for thread in threads],
         }
 
-    async def obey(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Carry out `subscribe` or `inject`."""
-        match command.get("cmd"):
-            case "subscribe":
-                given = _filters(command, _ALL_FILTERS)
-                self._subscription.filters = _as_filters(given)
-                return {"event": "subscribed", "filters": given}
-            case "inject":
-                return await self._inject(command)
-            case other:
-                raise BadCommand(f"unknown command: {_named(other)}; there are subscribe and inject")
+    async def _subscribe(self, command: Command) -> Mapping[str, Any]:
+        given = _filters(command, _ALL_FILTERS)
+        self._subscription.filters = _as_filters(given)
+        return {"event": "subscribed", "filters": given}
 
-    async def _inject(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _inject(self, command: Command) -> Mapping[str, Any]:
         try:
             asked = models.InjectRequest.model_validate(
                 {
@@ -94,20 +122,17 @@ class AllCommands:
         return {"event": "injected", "thread_id": accepted.thread_id, "message_id": accepted.message_id}
 
 
-class MessageCommands:
+class MessageCommands(Endpoint):
     """The commands of `/ws/messages`."""
 
-    def __init__(self, subscription: Subscription) -> None:
-        self._subscription = subscription
+    path = "/ws/messages"
+    commands: ClassVar = {"subscribe": "_subscribe"}
 
     async def greeting(self) -> None:
         """Nothing: the stream is messages only."""
         return
 
-    async def obey(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Carry out `subscribe`."""
-        if command.get("cmd") != "subscribe":
-            raise BadCommand(f"unknown command: {_named(command.get('cmd'))}; there is subscribe")
+    async def _subscribe(self, command: Command) -> Mapping[str, Any]:
         asked = command.get("filter")
         if asked is not None and not isinstance(asked, Mapping):
             raise BadCommand("filter is not an object")

@@ -18,8 +18,11 @@ from xml_pipeline.health.watch import Watch
 from xml_pipeline.message_bus.messages import Heartbeat
 from xml_pipeline.message_bus.port import Bus, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
-from xml_pipeline.quiet_server import bind
+from xml_pipeline.quiet_server import address_of, bind
+from xml_pipeline.server.access.keyring import Keyring, keyring_of
+from xml_pipeline.server.access.post import post_guard
 from xml_pipeline.server.app import create_app
 from xml_pipeline.server.feed import Hub
 from xml_pipeline.server.http_server import HttpServer
@@ -28,12 +31,14 @@ from xml_pipeline.server.live.catch_up import CatchUp
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.feed import LiveFeed
 from xml_pipeline.server.live.limits import ANSWER_WITHIN
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.view import LiveView
 from xml_pipeline.stopping import PUBLISHING, SILENCE, cancel_all
 from xml_pipeline.storage import configuration
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.organism_state import database_time, read_state
+from xml_pipeline.tracing.port import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -52,33 +57,51 @@ async def run_gateway(
     on_listening: Callable[[int], None] | None = None,
     health: Health | None = None,
     whole: Health | None = None,
+    allowed_hosts: frozenset[str] = frozenset(),
+    metrics: Metrics | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Serve until `stop` is set or the organism is asked to stop; any number may run at once.
 
     `/livez` and `/readyz` tell of `whole` where `health` is only a part of it. Port 0 takes a free one; `on_listening`
     is told the port once requests are taken. Raises Unavailable at the start, BrokerUnavailable and
-    DatabaseUnavailable among them; afterwards it answers as well as what is left allows.
+    DatabaseUnavailable among them, and KeyRequired where others than this machine would reach it without a key;
+    afterwards it answers as well as what is left allows.
     """
     arm_failpoints()
-    await bus.declare(organism_topology(organism.name, organism.listeners))
-    health = health or Health()
-    gateway = await _prepare(bus, db, organism, instance, health, whole or health)
-    listening = bind(host, port)
-    bound: int = listening.getsockname()[1]
-    limit = organism.limits.max_envelope_bytes
-    requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit))
-    server = HttpServer(requests, listening, max_message_bytes=limit)
+    address = address_of(host, port)
+    async with keyring_of(db) as keyring:
+        guard = await post_guard(keyring, address, allowed_hosts)
+        await bus.declare(organism_topology(organism.name, organism.listeners))
+        health = health or Health()
+        counted = GatewayMetrics(metrics or Metrics(), organism.listeners)
+        gateway = await _prepare(bus, db, organism, instance, health, whole or health, keyring, counted, tracing)
+        listening = bind(address, port)
+        bound: int = listening.getsockname()[1]
+        limit = organism.limits.max_envelope_bytes
+        requests = LastAnswers(create_app(view=gateway.view, max_body_bytes=limit, guard=guard))
+        server = HttpServer(requests, listening, max_message_bytes=limit)
 
-    def started() -> None:
-        log.info("gateway.listening", organism=organism.name, instance=instance, host=host, port=bound)
-        if on_listening is not None:
-            on_listening(bound)
+        def started() -> None:
+            log.info("gateway.listening", organism=organism.name, instance=instance, host=host, port=bound)
+            if on_listening is not None:
+                on_listening(bound)
 
-    await gateway.run(server, requests, stop, started)
+        await gateway.run(server, requests, stop, started)
     log.info("gateway.stopped", organism=organism.name, instance=instance)
 
 
-async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str, health: Health, told: Health) -> _Gateway:
+async def _prepare(
+    bus: Bus,
+    db: Database,
+    organism: Organism,
+    instance: str,
+    health: Health,
+    told: Health,
+    keyring: Keyring,
+    metrics: GatewayMetrics,
+    tracing: Tracing,
+) -> _Gateway:
     async with db.begin() as connection:
         published = await configuration.publish(connection, organism)
         started_at = await database_time(connection)
@@ -86,10 +109,11 @@ async def _prepare(bus: Bus, db: Database, organism: Organism, instance: str, he
     db = db.within(ANSWER_WITHIN)
     names = Names(organism.name)
     hub, outbox, poke = Hub(), Outbox(bus, names), asyncio.Event()
-    feed = LiveFeed(names, current, hub, poke.set)
+    feed = LiveFeed(names, current, hub, poke.set, metrics)
     await feed.open(bus)
-    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told)
-    return _Gateway(bus, db, view, feed, outbox, CatchUp(db, current, feed, hub), poke, started_at, instance, health)
+    view = LiveView(bus, db, current, feed, hub, outbox, started_at, told, metrics, tracing)
+    catch_up = CatchUp(db, current, feed, hub)
+    return _Gateway(bus, db, view, feed, outbox, catch_up, keyring, poke, started_at, instance, health)
 
 
 @dataclass
@@ -102,6 +126,7 @@ class _Gateway:
     feed: LiveFeed
     outbox: Outbox
     catch_up: CatchUp
+    keyring: Keyring
     poke: asyncio.Event
     started_at: datetime
     instance: str
@@ -135,6 +160,7 @@ class _Gateway:
             loop("injects", self.view.injector.run),
             loop("outbox", self.outbox.run),
             loop("feed", self.feed.run),
+            loop("keys", self.keyring.run),
             loop("heartbeat", lambda: _each_second(self._heartbeat)),
             loop("watch", lambda: _each_second(self._watch, self.poke)),
             loop("catch-up", lambda: _each_second(self.catch_up.step)),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI
 
+from xml_pipeline.server.access.guard import Guard
+from xml_pipeline.server.access.openapi import with_security
 from xml_pipeline.server.models import ProblemInfo
 from xml_pipeline.server.problems import MEDIA_TYPE
 
@@ -15,26 +18,27 @@ _UNUSED = ("HTTPValidationError", "ValidationError")
 _FIRST_ERROR = 400
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Make `app.openapi()` describe every error as problem+json."""
-    app.openapi = _described(app, app.openapi)  # type: ignore[method-assign]
+def install_openapi(app: FastAPI, guard: Guard | None = None) -> None:
+    """Make `app.openapi()` describe every error as problem+json, and behind a guard which role each operation needs."""
+    generate = cache(partial(_described, app, app.openapi))
+    app.openapi = partial(_guarded, generate, guard) if guard else generate  # type: ignore[method-assign]
 
 
-def _described(app: FastAPI, generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = generate()
-            for path in document.get("paths", {}).values():
-                for operation in path.values():
-                    _describe_errors(operation["responses"])
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            schemas.update(_problem_schemas())
-            for name in _UNUSED:
-                schemas.pop(name, None)
-            app.openapi_schema = document
-        return app.openapi_schema
+def _guarded(generate: Callable[[], dict[str, Any]], guard: Guard) -> dict[str, Any]:
+    return with_security(generate(), needed=not guard.is_open)
 
-    return openapi
+
+def _described(app: FastAPI, generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    document = generate()
+    for path in document.get("paths", {}).values():
+        for operation in path.values():
+            _describe_errors(operation["responses"])
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(_problem_schemas())
+    for name in _UNUSED:
+        schemas.pop(name, None)
+    app.openapi_schema = document
+    return document
 
 
 def _describe_errors(responses: dict[str, Any]) -> None:

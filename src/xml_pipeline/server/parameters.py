@@ -183,6 +183,9 @@ SeriesQueryParameter = Annotated[SeriesQuery, Depends(series_query)]
 KeyParameter = Annotated[str | None, Depends(idempotency_key)]
 TopUpParameter = Annotated[TopUpRequest, Depends(top_up_request)]
 TOP_UP_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _TOP_UP_SCHEMA}}}}
+TraceParameter = Annotated[
+    str | None, Header(alias="traceparent", description="the caller's span, as W3C Trace Context has it")
+]
 WaitParameter = Annotated[float, Depends(wait_seconds)]
 AgentFilter = Annotated[str | None, Query(description="sender or recipient")]
 Name = Annotated[str, Path()]

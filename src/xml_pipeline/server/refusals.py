@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
+from xml_pipeline.access.roles import Role
 from xml_pipeline.errors import Fault
 from xml_pipeline.server.problems import Problem
 
 # Seconds; not the same for all who are sent away, so that they do not come back in one moment.
 _COME_BACK = (1, 3)
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 def unknown_target(name: str) -> Problem:
@@ -99,3 +101,32 @@ def backlog_full(code: str, whose: str, limit: int) -> Problem:
     seconds = random.randint(*_COME_BACK)  # noqa: S311 - jitter is no secret
     text = f"the backlog of {whose} is at its limit of {limit} messages; try again in {seconds} seconds"
     return Problem(429, code, text, headers={"Retry-After": str(seconds)})
+
+
+def key_missing() -> Problem:
+    """Nobody gets in without a key."""
+    text = "an API key is needed: send it as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'"
+    return Problem(401, "key-missing", text, headers=_CHALLENGE)
+
+
+def key_unknown() -> Problem:
+    """Unknown and revoked are not told apart: who has no key learns nothing."""
+    return Problem(401, "key-unknown", "this API key is not known, or was revoked", headers=_CHALLENGE)
+
+
+def role_too_small(role: Role, needed: Role) -> Problem:
+    """A key may do less than was asked."""
+    text = f"this needs a key with the role {needed}; the one that was sent has {role}"
+    return Problem(403, "role-too-small", text, members={"role": role, "neededRole": needed})
+
+
+def host_not_ours() -> Problem:
+    """An open gateway answers to the names of its own machine alone."""
+    text = "this gateway is open to its own machine: the Host must be localhost or a loopback address"
+    return Problem(403, "host-not-allowed", f"{text}, or named in ORGANISM_ALLOWED_HOSTS")
+
+
+def origin_not_ours() -> Problem:
+    """An open gateway answers to no page of another site."""
+    text = "this gateway is open to its own machine: the page's Origin must be of localhost or a loopback address"
+    return Problem(403, "origin-not-allowed", f"{text}, or its host named in ORGANISM_ALLOWED_HOSTS")

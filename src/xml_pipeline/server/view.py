@@ -48,7 +48,7 @@ class LetterQuery:
 class Inject:
     """One inject as it was asked for; `wait` is how many seconds the caller waits for what comes back.
 
-    `tags` are for a thread that begins; None where the caller says nothing of them.
+    `tags` are for a thread that begins; None where the caller says nothing of them. `traceparent`: the caller's span.
     """
 
     to: str
@@ -57,6 +57,7 @@ class Inject:
     key: str | None = None
     wait: float = 0.0
     tags: Mapping[str, str] | None = None
+    traceparent: str | None = None
 
 
 class UsageStore(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -51,8 +52,15 @@ class Database:
     """A pool of connections. Every failure to reach the server is DatabaseUnavailable; the next use connects again."""
 
     def __init__(
-        self, engine: AsyncEngine, dsn: Dsn, sessions: _Sessions, *, transaction_timeout: float | None = None
+        self,
+        new_engine: Callable[..., AsyncEngine],
+        engine: AsyncEngine,
+        dsn: Dsn,
+        sessions: _Sessions,
+        *,
+        transaction_timeout: float | None = None,
     ) -> None:
+        self._new_engine = new_engine
         self._engine = engine
         self._dsn = dsn
         self._sessions = sessions
@@ -75,20 +83,26 @@ class Database:
         """
         dsn = parse_dsn(url)
         sessions: _Sessions = WeakSet()
-        engine = create_async_engine(
+        engine = partial(
+            create_async_engine,
             "postgresql+asyncpg://",
             async_creator=_creator(dsn, application_name, connect_timeout, command_timeout, sessions),
-            pool_size=pool_size,
-            max_overflow=max_overflow,
             pool_timeout=connect_timeout,
             pool_pre_ping=True,
             hide_parameters=True,  # they are payloads, and errors are logged
         )
-        return cls(engine, dsn, sessions)
+        return cls(engine, engine(pool_size=pool_size, max_overflow=max_overflow), dsn, sessions)
+
+    def apart(self) -> Database:
+        """One more connection to the same server, for what must not wait while the pool is used up.
+
+        Its owner closes it; `cut` cuts those of both.
+        """
+        return Database(self._new_engine, self._new_engine(pool_size=1, max_overflow=0), self._dsn, self._sessions)
 
     def within(self, seconds: float) -> Database:
         """The same pool, for those who cannot wait: a transaction that takes longer in all is given up."""
-        return Database(self._engine, self._dsn, self._sessions, transaction_timeout=seconds)
+        return Database(self._new_engine, self._engine, self._dsn, self._sessions, transaction_timeout=seconds)
 
     @property
     def place(self) -> str:

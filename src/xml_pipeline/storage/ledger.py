@@ -21,6 +21,9 @@ from xml_pipeline.storage.budget_rows import Budget
 from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Kind
 from xml_pipeline.storage.tables import dead_letters
 
+# The code of the dead letters of the usage queue.
+USAGE_REFUSED = "usage-refused"
+
 _THREADS_OF_CALLS = text("select call_id, thread_id from holds where call_id = any(cast(:calls as uuid[]))")
 
 _HANDLED = text(
@@ -304,5 +307,5 @@ def _columns(names: Iterable[str], rows: Iterable[object]) -> dict[str, list[obj
 async def add_dead_letter(connection: AsyncConnection, id_: UUID, reason: str, body: bytes) -> None:
     """Keep a message that cannot be booked, for people to look at."""
     await connection.execute(
-        insert(dead_letters).values(id=id_, listener=None, code="usage-refused", reason=reason, body=body)
+        insert(dead_letters).values(id=id_, listener=None, code=USAGE_REFUSED, reason=reason, body=body)
     )

@@ -1,6 +1,8 @@
 """The usual case of booking in one statement: events whose hold is still held, granted when they say.
 
-What is booked, and what budgets and rollups move by, is counted from the holds that this very statement settled.
+What is booked, and what budgets and rollups move by, is counted from the holds that this very statement found held; it
+has to delete as many. Holds are looked up one by one, by their key (`offset 0` keeps that so), and deleted where they
+were found: joined, the planner would now and then read all of them.
 The arrays travel as text: the driver would look at each element of a list several times, at a cost above the insert's.
 """
 
@@ -40,10 +42,11 @@ _SUMS = columns_of(Sums)
 
 
 class Settlement(NamedTuple):
-    """What was settled; and those budgets whose use has reached the percentage asked for."""
+    """What was settled, those budgets whose use has reached the percentage asked for, and how many holds are gone."""
 
     settled: list[Settled]
     budgets: list[Budget]
+    gone: int
 
 
 def _sum(*names: str) -> str:
@@ -74,8 +77,11 @@ _BUCKET = (
 
 _SETTLE = text(
     f"""
-    with settled as (
-        delete from holds using unnest(
+    with settled as materialized (
+        select held.*, (cast(:models as text[]))[new.name] as model, (cast(:providers as text[]))[new.name] as provider,
+            {", ".join(f"new.{kind}" for kind in TOKEN_KINDS)},
+            new.latency_us, new.cost, new.uncached_cost, new.price_id, new.kind, new.place
+        from unnest(
             cast(cast(:calls as text) as uuid[]), cast(cast(:names as text) as int[]),
             {", ".join(f"cast(cast(:{kind} as text) as int[])" for kind in TOKEN_KINDS)},
             cast(cast(:latency_us as text) as bigint[]), cast(cast(:cost as text) as numeric[]),
@@ -83,14 +89,15 @@ _SETTLE = text(
             cast(cast(:kind as text) as text[]), cast(cast(:granted as text) as bigint[])
         ) with ordinality as new (
             call_id, name, {", ".join(TOKEN_KINDS)}, latency_us, cost, uncached_cost, price_id, kind, granted, place
-        )
-        where holds.call_id = new.call_id and holds.state = 'held'
-            and extract(epoch from holds.granted_at) * 1000000 = new.granted
-        returning holds.call_id, holds.message_id, holds.thread_id, holds.agent_id, holds.period, holds.granted_at,
-            holds.prompt_bound + cast(holds.max_completion as bigint) as size,
-            (cast(:models as text[]))[new.name] as model, (cast(:providers as text[]))[new.name] as provider,
-            {", ".join(f"new.{kind}" for kind in TOKEN_KINDS)},
-            new.latency_us, new.cost, new.uncached_cost, new.price_id, new.kind, new.place
+        ) cross join lateral (
+            select ctid as row, call_id, message_id, thread_id, agent_id, period, granted_at,
+                prompt_bound + cast(max_completion as bigint) as size
+            from holds where call_id = new.call_id and state = 'held'
+                and extract(epoch from granted_at) * 1000000 = new.granted
+            offset 0
+        ) as held
+    ), gone as (
+        delete from holds where ctid = any(array(select row from settled)) returning call_id
     ), booked as (
         insert into usage_events (call_id, message_id, thread_id, agent_id, model, provider, {", ".join(TOKEN_KINDS)},
             latency_us, cost, uncached_cost, price_id, kind, period, granted_at)
@@ -105,8 +112,9 @@ _SETTLE = text(
         select node.id, sums.* from sums join budgets b on b.id = sums.thread_id
             cross join unnest(b.ancestors || b.id) as node (id)
         union all
-        select b.id, sums.* from sums join budgets b on b.level = 3 and b.thread_id = sums.thread_id
-            and b.agent_id = sums.agent_id
+        select agent.id, sums.* from sums cross join lateral (
+            select id from budgets where level = 3 and thread_id = sums.thread_id and agent_id = sums.agent_id offset 0
+        ) as agent
     ), nodes as (
         select id, sum(held) as held, sum(prompt_tokens) as prompt_tokens, sum(completion_tokens) as completion_tokens,
             sum(requests) as requests, sum(cost) as cost
@@ -142,6 +150,8 @@ _SETTLE = text(
     union all
     select null, null, null, null, null, {", ".join(_NODE)} from moved
     where (prompt_tokens + completion_tokens) * 100 >= cast(:percent as bigint) * max_tokens and fired < 100
+    union all
+    select 0, null, null, null, cast(count(*) as int), {", ".join("null" for _ in _NODE)} from gone
     """  # noqa: S608
 )
 
@@ -156,7 +166,8 @@ async def settle_holds(connection: AsyncConnection, columns: Mapping[str, Any], 
 
     `columns`: those of the events, which `settling_columns` makes. Events that have no hold, none that is held, or one
     that was granted at another time are left alone. No call may come twice. `percent`: the use from which budgets are
-    returned. Raises IntegrityError for a call that is booked.
+    returned. Raises IntegrityError for a call that is booked. Where fewer holds are gone than were settled, nothing of
+    it may be committed.
     """
     rows = await connection.execute(_SETTLE, {**columns, "percent": percent})
     return _settlement(rows.all())
@@ -186,12 +197,15 @@ def settling_columns(measured: Sequence[Measured]) -> dict[str, Any]:
 def _settlement(rows: Iterable[Sequence[Any]]) -> Settlement:
     settled: list[Settled] = []
     budgets: list[Budget] = []
+    gone = 0
     for place, message_id, thread_id, agent_id, period, *node in rows:
         if place is None:
             budgets.append(budget_of(node))
+        elif place == 0:
+            gone = period
         else:
             settled.append(Settled(place - 1, message_id, thread_id, agent_id, period))
-    return Settlement(settled, budgets)
+    return Settlement(settled, budgets, gone)
 
 
 def _microseconds(delta: timedelta) -> int:

@@ -31,7 +31,12 @@ class Redrive:
     @property
     def id(self) -> UUID:
         """The new message's id: the same however often it is asked for."""
-        return uuid5(self.letter_id, "redrive")
+        return redrive_id(self.letter_id)
+
+
+def redrive_id(letter_id: UUID) -> UUID:
+    """The id of the message that a letter is redriven as."""
+    return uuid5(letter_id, "redrive")
 
 
 class Answer(Enum):

@@ -12,6 +12,8 @@ Rights = Mapping[str, str]
 
 _GATEWAY: Rights = {
     "alembic_version": "select",
+    # It looks keys up and notes their use; it makes none.
+    "api_keys": "select, update (last_used_at)",
     # Top-ups add to a limit, and may be what makes a budget; nothing else of one is a gateway's to change.
     "audit_log": "select, insert",
     "budgets": "select, insert, update (topped_up, fired)",

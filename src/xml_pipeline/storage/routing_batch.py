@@ -240,6 +240,7 @@ def released(row: Mapping[str, Any], replies: tuple[ReplyRow, ...]) -> Released:
         remaining=row["remaining"],
         attempt=row["attempt"],
         replies=replies,
+        waited=row.get("waited", 0.0),
     )
 
 

@@ -288,7 +288,10 @@ class ReplyRow:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A message that is out now. `replies`: the earlier ones of its call, oldest first."""
+    """A message that is out now. `replies`: the earlier ones of its call, oldest first.
+
+    `waited`: seconds since it was inserted; 0 where it is published once more.
+    """
 
     id: UUID
     thread_id: UUID
@@ -301,6 +304,7 @@ class Released:
     remaining: int
     attempt: int
     replies: tuple[ReplyRow, ...] = ()
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,7 +235,8 @@ with room as (
 update messages m set state = 'out', attempt = m.attempt + 1, sent_at = clock_timestamp(), due_at = null,
     confirmed = false, deadline = clock_timestamp() + make_interval(secs => r.timeout)
 from locked l, room r where m.id = l.id and r.name = m.to_id
-returning m.id, m.thread_id, m.slot, m.from_id, m.to_id, m.kind, m.body, m.call_id, m.remaining, m.attempt, m.seq
+returning m.id, m.thread_id, m.slot, m.from_id, m.to_id, m.kind, m.body, m.call_id, m.remaining, m.attempt, m.seq,
+    cast(extract(epoch from m.sent_at - m.created_at) as float8) as waited
 """
 
 # What was redriven is there once more.

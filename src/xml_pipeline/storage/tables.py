@@ -215,3 +215,18 @@ audit_log = Table(
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     created_at(),
 )
+
+# Of a secret only its SHA-256 is kept: see xml_pipeline.access.keys.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    created_at(),
+    Column("revoked_at", DateTime(timezone=True)),
+    Column("last_used_at", DateTime(timezone=True)),
+    UniqueConstraint("secret_hash"),
+    CheckConstraint("role in ('viewer','operator','admin')", name="role"),
+)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from xml_pipeline.errors import Unavailable, XmlPipelineError
+from xml_pipeline.errors import InvalidInput, Unavailable, XmlPipelineError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _TIMEOUT = 30.0
@@ -31,16 +31,35 @@ class ApiRefused(XmlPipelineError):
 
 
 def client_of_environment() -> Client:
-    """The organism that ORGANISM_URL names, else the one on this machine."""
-    return Client(os.environ.get("ORGANISM_URL") or DEFAULT_URL)
+    """The organism that ORGANISM_URL names, else the one on this machine; with the key of ORGANISM_API_KEY, if any.
+
+    Raises InvalidInput for what can be no key.
+    """
+    return Client(os.environ.get("ORGANISM_URL") or DEFAULT_URL, key=key_of(os.environ))
+
+
+def key_of(environment: Mapping[str, str]) -> str | None:
+    """What ORGANISM_API_KEY says, without blanks around it; None where it says nothing.
+
+    Raises InvalidInput where no header can carry it.
+    """
+    key = environment.get("ORGANISM_API_KEY", "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InvalidInput("ORGANISM_API_KEY is no key: it is one word, as 'organism key create' printed it")
+    return key or None
+
+
+def key_headers(key: str | None) -> dict[str, str]:
+    """What a request needs to be let in."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class Client:
-    """One organism at one URL."""
+    """One organism at one URL, for whoever has a key or needs none."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, key: str | None = None) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=f"{self._url}/api/v1", timeout=_TIMEOUT)
+        self._http = httpx.Client(base_url=f"{self._url}/api/v1", timeout=_TIMEOUT, headers=key_headers(key))
 
     def get(self, path: str, **params: str | int | None) -> Json:
         """Read something. Raises ApiRefused, and Unavailable where no organism answers."""
@@ -110,5 +129,7 @@ def _problem(response: httpx.Response) -> list[str]:
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         return [f"{response.status_code} {response.reason_phrase}"]
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        detail += "; the command line takes it from ORGANISM_API_KEY"
     faults = [(str(fault.get("path")), str(fault.get("message"))) for fault in problem.get("errors") or []]
     return [detail, *(f"  {path}: {message}" for path, message in faults if message not in detail)]

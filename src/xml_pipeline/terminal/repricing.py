@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from xml_pipeline.terminal import views
+from xml_pipeline.terminal.actor import command_line_actor
 from xml_pipeline.terminal.spans import read_span
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def _reprice(selection: Selection, file: Path | None, *, dry_run: bool) ->
 
     async with current_database(required_database_url(), name=f"organism-reprice-{os.getpid()}", pool_size=2) as db:
         pricing = Prices(await _prices(db, file)).cost
-        return await Repricer(db, selection, pricing, actor=_actor(), dry_run=dry_run).run()
+        return await Repricer(db, selection, pricing, actor=command_line_actor(), dry_run=dry_run).run()
 
 
 async def _prices(db: Database, file: Path | None) -> tuple[Price, ...]:
@@ -73,13 +73,6 @@ async def _prices(db: Database, file: Path | None) -> tuple[Price, ...]:
     async with db.begin() as connection:
         latest = await configuration.latest(connection)
     return () if latest is None else parse_prices(latest.text, label="the configuration in force")
-
-
-def _actor() -> str:
-    try:
-        return f"command line: {getpass.getuser()}"
-    except (KeyError, OSError):
-        return "command line"
 
 
 def repricing_view(totals: Mapping[str, Totals], *, dry_run: bool) -> RenderableType:

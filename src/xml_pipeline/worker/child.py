@@ -10,6 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
+import structlog
+
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.llm.providers import make_provider
 from xml_pipeline.logs import configure_logging
@@ -87,6 +89,7 @@ class Child:
         except Exception as error:  # importing an organism runs its modules
             self._send(Failed(str(error) if isinstance(error, XmlPipelineError) else describe(error)))
             return
+        structlog.contextvars.bind_contextvars(organism=organism.name)
         self._executor = Executor(organism, provider, self._stepper, self._asks, self._send)
         self._send(Ready(tuple(organism.listeners), organism.max_concurrent_handlers))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -14,14 +15,20 @@ from xml_pipeline.envelope.model import Outcome, Turn
 from xml_pipeline.errors import InvalidXml
 from xml_pipeline.failpoints import failpoint
 from xml_pipeline.health.pulse import rest
+from xml_pipeline.logs import log_ids
 from xml_pipeline.message_bus.port import Consumer, Incoming, Outgoing
 from xml_pipeline.message_bus.topology import Names
+from xml_pipeline.tracing.ids import HEADER
+from xml_pipeline.tracing.port import OFF, Tracing
 from xml_pipeline.worker.jobs import Delivery, Job, Jobs
 from xml_pipeline.worker.ledger_desk import LedgerDesk
 from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.outbox import Outbox
 from xml_pipeline.worker.pool import Pool, Source
 from xml_pipeline.worker.settings import WorkerSettings
+from xml_pipeline.worker.traces import attempt_spans
+from xml_pipeline.worker.trail import trail_of
 from xml_pipeline.worker.wire import Done, LedgerAsk
 
 log = structlog.get_logger(__name__)
@@ -38,11 +45,15 @@ class Desk:
         outbox: Outbox,
         ledger: LedgerDesk,
         on_version: Callable[[int], None],
+        metrics: WorkerMetrics,
+        tracing: Tracing = OFF,
     ) -> None:
         self._names = names
         self._outbox = outbox
         self._ledger = ledger
         self._on_version = on_version
+        self._metrics = metrics
+        self._tracing = tracing
         self._jobs = Jobs()
         self._to_ack: list[Delivery] = []
         self._ack_wanted = asyncio.Event()
@@ -58,7 +69,7 @@ class Desk:
             return False
         job = self._jobs.take(listener, assignment, Delivery(listener, consumer, incoming))
         if job is not None:
-            self._begin(job)
+            self._begin(job, incoming)
         self._on_version(assignment.config_version)
         return True
 
@@ -77,6 +88,10 @@ class Desk:
         """The listeners with deliveries that are not acked."""
         unacked = (delivery.listener for delivery in (*self._to_ack, *self._acking))
         return self._jobs.listeners.union(unacked)
+
+    def listeners_in_hand(self) -> Iterator[str]:
+        """The listener of each job in hand."""
+        return self._jobs.each_listener()
 
     async def run_acks(self) -> None:
         """Ack in batches, until cancelled."""
@@ -106,19 +121,29 @@ class Desk:
     def finished(self, job: Job, done: Done) -> None:
         """Publish the turn."""
         job.finished = True
-        self._publish(job, self._turn(job, _as_told(job, done)))
+        told = _as_told(job, done)
+        if told.outcome is not Outcome.OK:
+            _log_ended(job, told)
+        self._metrics.finished(job, told.outcome, time.monotonic())
+        if self._tracing.on:
+            self._tracing.tell(attempt_spans(job, told, time.time_ns()))
+        job.trail.calls.clear()
+        self._publish(job, self._turn(job, told))
 
     def asked(self, member: Member, job: Job | None, ask: LedgerAsk) -> None:
         """Pass it on."""
         self._ledger.asked(member, job, ask)
 
-    def left(self, member: Member) -> None:
+    def left(self, member: Member, *, expected: bool) -> None:
         """Pass it on."""
+        if not expected:
+            self._metrics.child_died()
         self._ledger.left(member)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Job, incoming: Incoming) -> None:
         known = self._jobs.turn_of(job)
         if known is None:
+            job.trail = trail_of(job.assignment, incoming, self._tracing)
             self.pool.submit(job)
         else:
             job.finished = True
@@ -133,7 +158,9 @@ class Desk:
         self._ack_wanted.set()
 
     def _turn(self, job: Job, done: Done) -> Outgoing:
-        return Outgoing(self._names.ingress_door, self._names.ingress, turn_body(job, done))
+        return Outgoing(
+            self._names.ingress_door, self._names.ingress, turn_body(job, done), {HEADER: job.trail.traceparent}
+        )
 
 
 def turn_body(job: Job, done: Done) -> bytes:
@@ -164,6 +191,12 @@ def _turn_of(job: Job, done: Done) -> Turn:
         duration_ms=done.duration_ms,
         asked=job.parked_for if done.outcome is Outcome.PARKED else 0,
     )
+
+
+def _log_ended(job: Job, done: Done) -> None:
+    """Never the reason: it may quote a payload. It is in the turn, and in the dead letter."""
+    ids = log_ids(job.assignment.envelope.thread_id, job.assignment.message_id)
+    log.warning("turn_not_ok", listener=job.listener, outcome=done.outcome.value, attempt=job.assignment.attempt, **ids)
 
 
 async def _ack(deliveries: list[Delivery]) -> None:

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import structlog
+
 from xml_pipeline.envelope.model import Outcome, Output
 from xml_pipeline.llm.context import HandlerContext, handler_context
 from xml_pipeline.llm.model import Provider
 from xml_pipeline.message_bus.messages import HoldReply
 from xml_pipeline.organism.model import Listener, Organism
+from xml_pipeline.tracing.ids import read_traceparent
 from xml_pipeline.worker.child_ledger import LedgerAsks, RunLedger
 from xml_pipeline.worker.handler_api import HandlerMetadata
 from xml_pipeline.worker.payloads import Payloads, Replies, outputs_of
@@ -72,6 +75,8 @@ class Executor:
             self._stop(running, Outcome.ERROR, "killed")
 
     async def _execute(self, listener: Listener, work: Run) -> tuple[Output, ...]:
+        # In the run's own context: whatever is logged of it, by the handler too, says of what.
+        structlog.contextvars.bind_contextvars(**_log_ids(work))
         payload = self._payloads.read(work.payload)
         with handler_context(self._context(listener, work)):
             result = await listener.handler(payload, self._metadata(listener, work))
@@ -108,6 +113,7 @@ class Executor:
             prompt=listener.prompt,
             attempt=work.attempt,
             timeout=work.timeout,
+            traceparent=work.traceparent,
         )
 
     def _parked(self, run: int, denied: HoldReply) -> None:
@@ -162,3 +168,10 @@ class Executor:
         self._running.pop(running.work.run, None)
         duration = int((time.perf_counter() - running.started) * 1000)
         self._report(Done(running.work.run, outcome, outputs, reason, duration, stuck))
+
+
+def _log_ids(work: Run) -> dict[str, object]:
+    """A child does not know the thread; its trace is known by that and by this."""
+    parent = read_traceparent(work.traceparent)
+    trace = {} if parent is None else {"trace_id": f"{parent.trace_id:032x}"}
+    return {"listener": work.listener, "message_id": str(work.message_id), "attempt": work.attempt, **trace}

@@ -33,7 +33,8 @@ class HandlerMetadata:
     `call` are opaque: the same for all messages of a thread, or of a call, and of no use to any other agent.
     `from_id` is the immediate caller or responder. `remaining` counts the requests of this call that are not
     answered yet, fixed when the message was routed; `replies` are the payloads of the answers before this one.
-    `timeout` is in seconds, `attempt` counts from 1.
+    `timeout` is in seconds, `attempt` counts from 1. `traceparent` names the span of this run, for the header of that
+    name of requests that the handler makes elsewhere.
     """
 
     kind: Kind
@@ -46,3 +47,4 @@ class HandlerMetadata:
     prompt: str | None = None
     attempt: int = 1
     timeout: float = 30.0
+    traceparent: str = ""

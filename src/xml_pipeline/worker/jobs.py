@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from xml_pipeline.envelope.model import Assignment
 from xml_pipeline.message_bus.port import Consumer, Incoming, Outgoing
+from xml_pipeline.worker.trail import Trail
 
 JobKey = tuple[UUID, int]
 
@@ -29,7 +32,8 @@ class Delivery:
 class Job:
     """One attempt of one message. All its deliveries are acked when its turn is confirmed.
 
-    `parked_for`: the tokens of a call that the ledger denied it so that it is to wait, 0 if none.
+    `parked_for`: the tokens of a call that the ledger denied it so that it is to wait, 0 if none. `began_at`: when a
+    child was given it last, `waited`: seconds until one was for the first time; by the monotonic clock.
     """
 
     listener: str
@@ -39,6 +43,18 @@ class Job:
     finished: bool = False
     killed: bool = False
     parked_for: int = 0
+    accepted_at: float = field(default_factory=time.monotonic)
+    began_at: float | None = None
+    waited: float = 0.0
+    trail: Trail = field(default_factory=Trail)
+
+    def begins(self) -> None:
+        """A child is given it."""
+        now = time.monotonic()
+        if self.began_at is None:
+            self.waited = now - self.accepted_at
+        self.began_at = now
+        self.trail.started_ns = time.time_ns()
 
     @property
     def key(self) -> JobKey:
@@ -102,6 +118,10 @@ class Jobs:
     def listeners(self) -> frozenset[str]:
         """The listeners that have something in hand."""
         return frozenset(job.listener for job in self._open.values())
+
+    def each_listener(self) -> Iterator[str]:
+        """The listener of each job in hand."""
+        return (job.listener for job in self._open.values())
 
     def __len__(self) -> int:
         return len(self._open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -11,10 +12,14 @@ import structlog
 from pydantic import ValidationError
 
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent, ledger_message
+from xml_pipeline.tracing.port import OFF, Tracing
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.member import Member
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.parking import parks
+from xml_pipeline.worker.traces import parent_of_booking, released_call, settled_call
+from xml_pipeline.worker.trail import OpenCall, Trail
 from xml_pipeline.worker.wire import LedgerAnswer, LedgerAsk
 
 log = structlog.get_logger(__name__)
@@ -28,6 +33,7 @@ class _Granted:
     request: HoldRequest
     reply: HoldReply
     expires_at: float
+    trail: Trail
 
 
 @dataclass(slots=True)
@@ -47,8 +53,10 @@ class _Calls:
 class LedgerDesk:
     """One for a worker. The message of a call is the one that the child's run handles, whatever the child says."""
 
-    def __init__(self, client: LedgerClient) -> None:
+    def __init__(self, client: LedgerClient, metrics: WorkerMetrics, tracing: Tracing = OFF) -> None:
         self._client = client
+        self._metrics = metrics
+        self._tracing = tracing
         self._calls: dict[Member, _Calls] = {}
 
     def asked(self, member: Member, job: Job | None, ask: LedgerAsk) -> None:
@@ -91,13 +99,14 @@ class LedgerDesk:
             calls.asking[request.call_id] = task
 
     async def _ask(self, member: Member, calls: _Calls, job: Job, ask: LedgerAsk, request: HoldRequest) -> None:
-        reply = await self._client.hold(request)
+        reply = await self._client.hold(request, parent_of_booking(job.trail, request, self._tracing))
         calls.asking.pop(request.call_id, None)
         if parks(reply):
             job.parked_for = reply.asked
         if reply.state == "granted":
             expires_at = asyncio.get_running_loop().time() + request.lifetime
-            calls.granted[request.call_id] = _Granted(request, reply, expires_at)
+            calls.granted[request.call_id] = _Granted(request, reply, expires_at, job.trail)
+            job.trail.calls[request.call_id] = OpenCall(request, time.time_ns())
         _answer(member, ask, body=reply.model_dump_json().encode())
 
     def _settle(self, member: Member, calls: _Calls, ask: LedgerAsk, event: UsageEvent) -> None:
@@ -107,13 +116,20 @@ class LedgerDesk:
             return
         known = {"message_id": granted.request.message_id, "granted_at": granted.reply.granted_at}
         true = event.model_copy(update=known)
-        self._client.settle(true, _answering(member, ask))
+        self._metrics.call_answered(true.model, true.latency_ms)
+        if granted.trail.calls.pop(event.call_id, None) is not None and self._tracing.on:
+            self._tracing.tell([settled_call(granted.trail, granted.request, true, time.time_ns())])
+        parent = parent_of_booking(granted.trail, granted.request, self._tracing)
+        self._client.settle(true, _answering(member, ask), parent)
 
     def _release(self, member: Member, calls: _Calls, ask: LedgerAsk, release: HoldRelease) -> None:
         asking = calls.asking.pop(release.call_id, None)
         granted = calls.granted.pop(release.call_id, None)
         if asking is not None:
             asking.cancel()
+        call = None if granted is None else granted.trail.calls.pop(release.call_id, None)
+        if granted is not None and call is not None and self._tracing.on:
+            self._tracing.tell([released_call(granted.trail, call.request, call.granted_ns, time.time_ns())])
         if asking is None and granted is None:
             _answer(member, ask)
             return

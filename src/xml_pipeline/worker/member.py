@@ -68,6 +68,7 @@ class Member:
     def assign(self, run: int, job: Job, now: float) -> None:
         """Have it run a job."""
         self.runs[run] = Assigned(job, now)
+        job.begins()
         self.process.send(run_of(run, job))
 
     def cancel(self, job: Job) -> None:
@@ -137,4 +138,5 @@ def run_of(run: int, job: Job) -> Run:
         remaining=assignment.remaining,
         payload=assignment.envelope.payload,
         replies=tuple(reply.payload for reply in assignment.replies),
+        traceparent=job.trail.traceparent,
     )

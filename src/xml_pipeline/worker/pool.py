@@ -14,6 +14,7 @@ import structlog
 from xml_pipeline.envelope.model import Outcome
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.health.pulse import beat
+from xml_pipeline.logs import log_ids
 from xml_pipeline.stopping import CHILDREN
 from xml_pipeline.worker.blame import DEATHS_UNTIL_ALONE, Verdict, blame
 from xml_pipeline.worker.jobs import Job
@@ -51,7 +52,7 @@ class PoolEvents(Protocol):
         """A child asks the ledger; `job` is None where its run has ended."""
         ...
 
-    def left(self, member: Member) -> None:
+    def left(self, member: Member, *, expected: bool) -> None:
         """A child is gone."""
         ...
 
@@ -124,6 +125,11 @@ class Pool:
     def ready(self) -> bool:
         """Whether some child can take a run."""
         return any(self._usable())
+
+    @property
+    def size(self) -> int:
+        """How many children can take a run."""
+        return sum(1 for _ in self._usable())
 
     @property
     def pids(self) -> list[int]:
@@ -299,7 +305,7 @@ class Pool:
         self._judge(member)
         member.process.close()
         self._members.discard(member)
-        self._events.left(member)
+        self._events.left(member, expected=expected)
         self._fill()
         self._feed()
 
@@ -344,7 +350,8 @@ class Pool:
         member.blocked_by = member.blocking(self._settings.block_limit)
         limit = _START_LIMIT if member.state is State.STARTING else self._settings.silence_limit
         if member.blocked_by is not None or member.watch.silent > limit:
-            log.warning("child_blocked", pid=member.process.pid, run=member.blocked_by)
+            blocking = member.runs.get(member.blocked_by or 0)
+            log.warning("child_blocked", pid=member.process.pid, **(_log_ids(blocking.job) if blocking else {}))
             member.process.kill()
             return
         member.ping()
@@ -361,6 +368,10 @@ class Pool:
         member.idle = 0.0 if member.runs else member.idle + elapsed
         if member.alone and member.idle > _ALONE_IDLE:
             self._retire(member)
+
+
+def _log_ids(job: Job) -> dict[str, str]:
+    return log_ids(job.assignment.envelope.thread_id, job.assignment.message_id)
 
 
 async def _reap(member: Member) -> None:

@@ -19,8 +19,14 @@ from xml_pipeline.worker.wire import FromChild, ToChild, from_child, to_child
 
 log = structlog.get_logger(__name__)
 
-# The broker and the database are the parent's business: what is not in the environment cannot be read from it.
-_NOT_FOR_CHILDREN = ("ORGANISM_AMQP_URL", "ORGANISM_DATABASE_URL")
+# Broker, database and collector are the parent's business: what is not in the environment cannot be read from it.
+_NOT_FOR_CHILDREN = (
+    "ORGANISM_AMQP_URL",
+    "ORGANISM_DATABASE_URL",
+    # The keys of whoever collects traces; the parent tells the spans of its children.
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+)
 _STDERR = 2
 
 

@@ -16,12 +16,15 @@ from xml_pipeline.health.watch import Watch
 from xml_pipeline.message_bus.messages import ControlHint, Heartbeat
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Binding, Names, Topology, organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.stopping import LAST_TURNS
+from xml_pipeline.tracing.port import OFF, Tracing
 from xml_pipeline.worker.desk import Desk
 from xml_pipeline.worker.intake import Intake
 from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.ledger_desk import LedgerDesk
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.outbox import Outbox
 from xml_pipeline.worker.pool import ChildFailed, Source
 from xml_pipeline.worker.reloads import Reload, Reloads
@@ -47,6 +50,8 @@ async def run_worker(
     processes: int | None = None,
     settings: WorkerSettings | None = None,
     health: Health | None = None,
+    metrics: Metrics | None = None,
+    tracing: Tracing = OFF,
 ) -> None:
     """Run handlers of `organism` until `stop` is set or a stop hint comes; then finish what runs.
 
@@ -55,13 +60,23 @@ async def run_worker(
     arm_failpoints()
     chosen = settings or WorkerSettings.from_environment(processes=processes)
     chosen.require_known(organism.listeners)
-    await Worker(bus, organism, chosen, instance, health or Health()).run(stop)
+    worker = Worker(bus, organism, chosen, instance, health or Health(), metrics or Metrics(), tracing)
+    await worker.run(stop)
 
 
 class Worker:
     """The parts of one agent-worker, and its life."""
 
-    def __init__(self, bus: Bus, organism: Organism, settings: WorkerSettings, instance: str, health: Health) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        organism: Organism,
+        settings: WorkerSettings,
+        instance: str,
+        health: Health,
+        metrics: Metrics,
+        tracing: Tracing = OFF,
+    ) -> None:
         self._bus = bus
         self._names = Names(organism.name)
         self._organism = organism
@@ -74,9 +89,11 @@ class Worker:
         self._reloads = Reloads()
         self._stop = asyncio.Event()
         self._outbox = Outbox(bus, self._topology)
-        self._ledger = LedgerClient(bus, self._names, self._outbox)
+        self._metrics = WorkerMetrics(metrics)
+        self._ledger = LedgerClient(bus, self._names, self._outbox, self._metrics)
         source = Source(organism.text, str(organism.folder))
-        self._desk = Desk(self._names, source, settings, self._outbox, LedgerDesk(self._ledger), self._saw_version)
+        counted, ledger = self._metrics, LedgerDesk(self._ledger, self._metrics, tracing)
+        self._desk = Desk(self._names, source, settings, self._outbox, ledger, self._saw_version, counted, tracing)
         self._intake = Intake(bus, self._names, self._desk.accept, health)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -114,6 +131,12 @@ class Worker:
         self._health.subscription("ledger", lambda: self._ledger.healthy)
         self._health.subscription("hints", lambda: hints.healthy)
         self._health.condition("child", lambda: self._desk.pool.ready)
+        self._metrics.tell(
+            self._desk.listeners_in_hand,
+            served=lambda: (self._served, self._concurrency),
+            children=lambda: self._desk.pool.size,
+            wanted=lambda: self._ledger.wanted,
+        )
         self._health.started()
 
     async def _until_stopped(self, stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -34,6 +34,7 @@ class Run:
     remaining: int
     payload: bytes
     replies: tuple[bytes, ...] = ()
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ def _run_frame(run: Run) -> Frame:
         "attempt": run.attempt,
         "timeout": run.timeout,
         "remaining": run.remaining,
+        "traceparent": run.traceparent,
     }
     return Frame(header, (run.payload, *run.replies))
 
@@ -165,6 +167,7 @@ def _run(header: _Header, blobs: tuple[bytes, ...]) -> Run:
         remaining=header.number("remaining"),
         payload=blobs[0],
         replies=blobs[1:],
+        traceparent=header.text("traceparent"),
     )
 
 

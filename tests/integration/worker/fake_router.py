@@ -22,6 +22,7 @@ from xml_pipeline.message_bus.messages import (
 )
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.organism.load import load_organism
 from xml_pipeline.organism.model import Organism
 from xml_pipeline.worker.service import run_worker
@@ -162,12 +163,15 @@ async def running_worker(
     processes: int = 1,
     grace: float = 5.0,
     block_limit: float = 2.0,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Scene]:
     """A worker of `organism`, a router and a ledger, each on a bus of its own."""
     bus, worker_bus = connect(), connect()
     names, stop = Names(organism.name), asyncio.Event()
     settings = WorkerSettings(processes=processes, grace=grace, block_limit=block_limit)
-    worker = asyncio.create_task(run_worker(worker_bus, organism, stop=stop, instance="w1", settings=settings))
+    worker = asyncio.create_task(
+        run_worker(worker_bus, organism, stop=stop, instance="w1", settings=settings, metrics=metrics)
+    )
     scene = Scene(FakeRouter(bus, names), FakeLedger(bus), worker, stop)
     tasks = [worker]
     try:

@@ -26,6 +26,7 @@ from xml_pipeline.envelope.text import clean_text, escape_text
 from xml_pipeline.errors import InvalidXml
 
 SHOUT = b"<shouter.shout><text>hello</text></shouter.shout>"
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 THREAD = UUID("00000000-0000-4000-8000-000000000001")
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", fullmatch=True)
@@ -47,7 +48,8 @@ ended = st.sampled_from([outcome for outcome in Outcome if outcome is not Outcom
 turns = st.builds(Turn, st.uuids(), st.uuids(), counts, ended, *about_turns) | st.builds(
     Turn, st.uuids(), st.uuids(), counts, st.just(Outcome.PARKED), *about_turns, st.integers(1, 10**16 - 1)
 )
-envelopes = st.builds(Envelope, names, names, st.uuids(), payloads)
+parents = st.none() | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True)
+envelopes = st.builds(Envelope, names, names, st.uuids(), payloads, parents)
 assignments = st.builds(
     Assignment,
     message_id=st.uuids(),
@@ -97,6 +99,11 @@ def test_an_envelope_as_it_stands_in_the_contract() -> None:
     )
 
 
+def test_an_envelope_tells_of_the_span_that_sent_it() -> None:
+    data = encode_envelope(Envelope("greeter", "shouter", THREAD, SHOUT, TRACEPARENT))
+    assert f"</thread><traceparent>{TRACEPARENT}</traceparent></meta>".encode() in data
+
+
 def test_an_envelope_somebody_wrote_by_hand() -> None:
     data = f"""<?xml version="1.0"?>
     <e:message xmlns:e="{ENVELOPE_NS}" xmlns:unused="urn:unused"> <!-- by hand -->
@@ -111,6 +118,7 @@ def _message(inner: str, ns: str = ENVELOPE_NS) -> bytes:
     return f'<message xmlns="{ns}">{inner}</message>'.encode()
 
 
+TRACED = f"<meta><from>a</from><to>b</to><thread>{THREAD}</thread><traceparent>%s</traceparent></meta>"
 META = f"<meta><from>a</from><to>b</to><thread>{THREAD}</thread></meta>"
 PAYLOAD = '<b.c xmlns=""/>'
 
@@ -120,6 +128,8 @@ PAYLOAD = '<b.c xmlns=""/>'
     [
         pytest.param(_message(META + PAYLOAD, "urn:other"), id="namespace"),
         pytest.param(_message(META), id="no payload"),
+        pytest.param(_message(TRACED % "00-junk" + PAYLOAD), id="a traceparent that is none"),
+        pytest.param(_message(TRACED % TRACEPARENT.upper() + PAYLOAD), id="a traceparent in capitals"),
         pytest.param(_message(META + PAYLOAD + PAYLOAD), id="two payloads"),
         pytest.param(_message(PAYLOAD + META), id="order"),
         pytest.param(_message(META + META + PAYLOAD), id="two metas"),

@@ -36,7 +36,7 @@ _CONFLICTS = (UniqueViolation, Deadlock, books.Conflict)
 @contextmanager
 def books_on_the_model() -> Iterator[None]:
     """Let `ledger.books` speak to the model's database."""
-    statements = ("lock_budgets_of", "settling_columns", "settle_holds", "read_state", "read_periods")
+    statements = ("in_slices", "lock_budgets_of", "settling_columns", "settle_holds", "read_state", "read_periods")
     replaced: dict[str, Any] = {name: getattr(ledger_statements, name) for name in statements}
     replaced |= dict.fromkeys(("rows", "tree", "rollups"), ledger_statements)
     with patch.multiple(books, **replaced):

@@ -5,7 +5,7 @@ Each is one statement; what books of one thread belong together is for the calle
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import UUID
 
 from tests.unit.routing_model.database import Transaction, View
 from tests.unit.routing_model.rows import Shortcut, Shortcuts
+from xml_pipeline.message_bus.messages import UsageEvent
 from xml_pipeline.organism.budgets import Budgets
 from xml_pipeline.storage.budget_rows import Budget, organism_node, thread_node
 from xml_pipeline.storage.ledger_rows import Booking, Handled, Hold, HoldState, Measured, Settled
@@ -188,6 +189,10 @@ async def add_prices(connection: LedgerTransaction, prices: Mapping[int, object]
     """Not modelled: they never change."""
 
 
+async def in_slices(items: Sequence[UsageEvent]) -> AsyncIterator[Sequence[UsageEvent]]:
+    yield items
+
+
 def settling_columns(measured: Sequence[Measured]) -> Sequence[Measured]:
     return measured
 
@@ -208,7 +213,7 @@ async def settle_holds(connection: LedgerTransaction, columns: Sequence[Measured
         for key in _rollup_keys(booking):
             rollups.setdefault(key, Sums()).add(booking, 1)
     await _add_rollups(connection, rollups)
-    return Settlement(settled, [])
+    return Settlement(settled, [], len(settled))
 
 
 async def _settle(connection: LedgerTransaction, view: View, event: Measured) -> Hold | None:

@@ -26,7 +26,7 @@ from xml_pipeline.worker.wire import (
     to_parent,
 )
 
-RUN = Run(1, uuid4(), "a", Kind.RESPONSE, "b", "t", "c", 2, 1.5, 3, b"<a/>", (b"<b/>", b"<c/>"))
+RUN = Run(1, uuid4(), "a", Kind.RESPONSE, "b", "t", "c", 2, 1.5, 3, b"<a/>", (b"<b/>", b"<c/>"), "00-a-b-01")
 OUTPUTS = (
     Output(Kind.REQUEST, "b", b"<b.x>\xc3\xa4</b.x>"),
     Output(Kind.RESPONSE, None, b"<a.y></a.y>"),

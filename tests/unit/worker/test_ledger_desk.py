@@ -14,16 +14,19 @@ from xml_pipeline.message_bus.memory import MemoryBroker
 from xml_pipeline.message_bus.messages import HoldRelease, HoldReply, HoldRequest, UsageEvent, ledger_message
 from xml_pipeline.message_bus.port import Bus, Consumer, Outgoing
 from xml_pipeline.message_bus.topology import Names, organism_topology
+from xml_pipeline.metrics.registry import Metrics
 from xml_pipeline.worker import ledger_desk
 from xml_pipeline.worker.jobs import Job
 from xml_pipeline.worker.ledger_client import LedgerClient
 from xml_pipeline.worker.ledger_desk import LedgerDesk
 from xml_pipeline.worker.member import Member, make_member
+from xml_pipeline.worker.metrics import WorkerMetrics
 from xml_pipeline.worker.outbox import Outbox
 from xml_pipeline.worker.tasks import end_tasks
 from xml_pipeline.worker.wire import LedgerAsk
 
 NAMES = Names("o")
+METRICS = WorkerMetrics(Metrics())
 TOPOLOGY = organism_topology("o", [])
 
 
@@ -62,10 +65,10 @@ async def office() -> AsyncIterator[Office]:
     bus = MemoryBroker().connect()
     await bus.declare(TOPOLOGY)
     outbox = Outbox(bus, lambda: TOPOLOGY)
-    client = LedgerClient(bus, NAMES, outbox)
+    client = LedgerClient(bus, NAMES, outbox, METRICS)
     await client.open()
     tasks = [asyncio.create_task(part) for part in (outbox.run(), client.run())]
-    yield Office(bus, LedgerDesk(client), await bus.consume(NAMES.usage, prefetch=10))
+    yield Office(bus, LedgerDesk(client, METRICS), await bus.consume(NAMES.usage, prefetch=10))
     await end_tasks(tasks)
     await bus.close()
 

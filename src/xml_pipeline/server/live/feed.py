@@ -20,6 +20,7 @@ from xml_pipeline.message_bus.port import Bus, Consumer, Incoming
 from xml_pipeline.message_bus.topology import Binding, Names
 from xml_pipeline.server import feed
 from xml_pipeline.server.live.configured import Current
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.server.live.presence import Presence
 from xml_pipeline.server.models import AgentState, MessageInfo
 
@@ -32,11 +33,14 @@ _IDS_KEPT = 50_000
 class LiveFeed:
     """One subscription of a gateway: events, heartbeats, control hints. What gets lost is lost to onlookers only."""
 
-    def __init__(self, names: Names, current: Current, hub: feed.Hub, on_hint: Callable[[], None]) -> None:
+    def __init__(
+        self, names: Names, current: Current, hub: feed.Hub, on_hint: Callable[[], None], metrics: GatewayMetrics
+    ) -> None:
         self._names = names
         self._current = current
         self._hub = hub
         self._on_hint = on_hint
+        self._metrics = metrics
         self._consumer: Consumer | None = None
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._waiting: dict[str, asyncio.Future[MessageInfo | None]] = {}
@@ -113,7 +117,10 @@ class LiveFeed:
         if self.has_told(event["id"]):
             return
         self._note(event["id"])
-        waiting = self._waiting.get(event.get("answers") or "") if event["to"] == API else None
+        answers = event.get("answers") if event["to"] == API else None
+        if answers is not None:
+            self._metrics.answered(answers, event.get("kind", "response"))
+        waiting = self._waiting.get(answers or "")
         if waiting is None and not self._hub.watched:
             return
         message = self._info(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from xml_pipeline.health.pulse import rest
 from xml_pipeline.server.live.backlog import KnownBacklog
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.limits import ANSWER_WITHIN, BATCH, BATCH_BYTES, MOST_WAITING, MOST_WAITING_BYTES
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.storage import inbox
 from xml_pipeline.storage.database import Database
 
@@ -42,8 +44,16 @@ class Injector:
     `answer_within`: seconds that a caller waits, however the batches before its own fare.
     """
 
-    def __init__(self, db: Database, current: Current, *, answer_within: float = ANSWER_WITHIN) -> None:
+    def __init__(
+        self,
+        db: Database,
+        current: Current,
+        metrics: GatewayMetrics,
+        *,
+        answer_within: float = ANSWER_WITHIN,
+    ) -> None:
         self._db = db
+        self._metrics = metrics
         self._answer_within = answer_within
         self._backlog = KnownBacklog(current)
         self._queue: OrderedDict[_Waiting, None] = OrderedDict()
@@ -55,6 +65,16 @@ class Injector:
 
         Raises Unavailable: then whether it was accepted is not known, and the same key tells.
         """
+        began = time.monotonic()
+        try:
+            answer = await self._accept(row)
+        except Unavailable:
+            self._metrics.unavailable(row)
+            raise
+        self._metrics.decided(row, answer, time.monotonic() - began)
+        return answer
+
+    async def _accept(self, row: inbox.Inject) -> inbox.Answer:
         waiting = self._enter(row)
         try:
             await asyncio.wait([waiting.answer], timeout=self._answer_within)

@@ -12,6 +12,7 @@ from xml_pipeline.organism.model import Organism
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.live.backlog import full_problem, limits_of
 from xml_pipeline.server.live.configured import Configured
+from xml_pipeline.server.live.traces import parent_of_envelope
 from xml_pipeline.server.problems import Problem
 from xml_pipeline.server.refusals import (
     bad_thread_id,
@@ -27,11 +28,12 @@ from xml_pipeline.storage import inbox
 from xml_pipeline.storage.backlog import Full
 from xml_pipeline.storage.budget_rows import Level
 from xml_pipeline.storage.spent_budgets import Exhausted
+from xml_pipeline.tracing.port import OFF, Tracing
 
 _NAMESPACE = UUID("6f2d8a0e-5b39-5c1c-9f7e-2d0a54b7c3aa")
 
 
-def prepare(inject: Inject, configured: Configured) -> inbox.Inject:
+def prepare(inject: Inject, configured: Configured, tracing: Tracing = OFF) -> inbox.Inject:
     """Check an inject and write its envelope; raises Problem or InvalidPayload."""
     contract = configured.contracts.get(inject.to)
     if contract is None or contract.payload_type is None:
@@ -41,7 +43,8 @@ def prepare(inject: Inject, configured: Configured) -> inbox.Inject:
     payload = contract.payload_type.to_xml(contract.payload_type.from_json(dict(inject.payload)))
     message_id = _message_id(configured.organism.name, inject.key)
     thread_id = given or (uuid5(message_id, "thread") if inject.key else uuid4())
-    body = encode_envelope(Envelope(API, inject.to, thread_id, payload))
+    parent = parent_of_envelope(thread_id, message_id, tracing)
+    body = encode_envelope(Envelope(API, inject.to, thread_id, payload, parent))
     limit = configured.organism.limits.max_envelope_bytes
     if len(body) > limit:
         raise too_large(limit)

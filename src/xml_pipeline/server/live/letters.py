@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +15,20 @@ from xml_pipeline.envelope.model import API, Envelope, Kind
 from xml_pipeline.errors import XmlPipelineError
 from xml_pipeline.payload import PayloadType
 from xml_pipeline.server import models
+from xml_pipeline.server.access.visitor import current_actor
 from xml_pipeline.server.contracts import check_json
 from xml_pipeline.server.live.configured import Configured, Current
 from xml_pipeline.server.live.outbox import Outbox
+from xml_pipeline.server.live.traces import accepted_spans, parent_of_envelope
 from xml_pipeline.server.live.usage import as_uuid, storable
 from xml_pipeline.server.refusals import already_redriven, not_redrivable, redrive_pending, thread_killed, too_large
 from xml_pipeline.server.view import LetterQuery, Page
 from xml_pipeline.storage import dead_letters, redrives
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.dead_letters import DeadLetter, Deletion
-from xml_pipeline.storage.redrives import Answer, Redrive
+from xml_pipeline.storage.redrives import Answer, Redrive, redrive_id
+from xml_pipeline.tracing.port import OFF, Tracing
 
-_ACTOR = "api"
 _KILLED = "killed"
 _ENVELOPE_START = b"<message "
 
@@ -33,10 +36,11 @@ _ENVELOPE_START = b"<message "
 class LiveLetters:
     """The letter store of a gateway."""
 
-    def __init__(self, db: Database, current: Current, outbox: Outbox) -> None:
+    def __init__(self, db: Database, current: Current, outbox: Outbox, tracing: Tracing = OFF) -> None:
         self._db = db
         self._current = current
         self._outbox = outbox
+        self._tracing = tracing
 
     async def list(self, query: LetterQuery, page: Page) -> tuple[list[models.DeadLetterInfo], int]:
         """One page, the newest first."""
@@ -67,6 +71,7 @@ class LiveLetters:
 
     async def redrive(self, letter_id: str, payload: Mapping[str, Any] | None) -> models.RedriveAnswer | None:
         """Accepted when it is committed; then published, as an inject is."""
+        began = time.time_ns()
         letter = await self._find(letter_id)
         if letter is None:
             return None
@@ -77,10 +82,10 @@ class LiveLetters:
             if letter.redrive_hash != wanted:
                 raise already_redriven(letter.redrive_id)
             return _answer(letter.thread_id, letter.redrive_id)
-        redrive = _prepared(letter, payload, wanted, self._current.value)
+        redrive = _prepared(letter, payload, wanted, self._current.value, self._tracing)
         async with self._db.begin() as connection:
-            answer = await redrives.accept(connection, redrive, actor=_ACTOR)
-        return self._answered(redrive, answer)
+            answer = await redrives.accept(connection, redrive, actor=current_actor())
+        return self._answered(redrive, answer, began)
 
     async def delete(self, letter_id: str) -> bool:
         """Forget it for good; a Problem while its redrive is under way."""
@@ -88,7 +93,7 @@ class LiveLetters:
         if id_ is None:
             return False
         async with self._db.begin() as connection:
-            deletion = await dead_letters.delete_dead_letter(connection, id_, actor=_ACTOR)
+            deletion = await dead_letters.delete_dead_letter(connection, id_, actor=current_actor())
         if deletion is Deletion.PENDING:
             raise redrive_pending()
         return deletion is Deletion.DONE
@@ -100,7 +105,15 @@ class LiveLetters:
         async with self._db.begin() as connection:
             return await dead_letters.get_dead_letter(connection, id_)
 
-    def _answered(self, redrive: Redrive, answer: Answer) -> models.RedriveAnswer | None:
+    def _accepted(self, redrive: Redrive, began_ns: int) -> None:
+        parent = parent_of_envelope(redrive.thread_id, redrive.id, self._tracing)
+        self._outbox.inject(str(redrive.id), redrive.body, parent)
+        if self._tracing.on:
+            about = (redrive.thread_id, redrive.id, redrive.to_id)
+            times = (began_ns, time.time_ns())
+            self._tracing.tell(accepted_spans("redrive", *about, times, redrive_of=redrive.message_id))
+
+    def _answered(self, redrive: Redrive, answer: Answer, began_ns: int) -> models.RedriveAnswer | None:
         match answer:
             case Answer.GONE:
                 return None
@@ -109,7 +122,7 @@ class LiveLetters:
             case Answer.KILLED:
                 raise thread_killed(str(redrive.thread_id))
             case Answer.ACCEPTED:
-                self._outbox.inject(str(redrive.id), redrive.body)
+                self._accepted(redrive, began_ns)
             case Answer.REPEATED:
                 pass
         return _answer(redrive.thread_id, redrive.id)
@@ -119,7 +132,13 @@ def _answer(thread_id: UUID | None, message_id: UUID | None) -> models.RedriveAn
     return models.RedriveAnswer(thread_id=str(thread_id), message_id=str(message_id))
 
 
-def _prepared(letter: DeadLetter, payload: Mapping[str, Any] | None, digest: bytes, configured: Configured) -> Redrive:
+def _prepared(
+    letter: DeadLetter,
+    payload: Mapping[str, Any] | None,
+    digest: bytes,
+    configured: Configured,
+    tracing: Tracing,
+) -> Redrive:
     """Check a redrive and write its envelope; raises Problem or InvalidPayload."""
     if letter.message_id is None or letter.thread_id is None or letter.listener is None:
         raise not_redrivable("it never was a message of a thread")
@@ -130,7 +149,8 @@ def _prepared(letter: DeadLetter, payload: Mapping[str, Any] | None, digest: byt
         raise not_redrivable("its listener, or what it is an answer of, is not configured any more")
     xml = _payload(letter) if payload is None else payload_type.to_xml(payload_type.from_json(dict(payload)))
     payload_type.from_xml(xml)
-    body = encode_envelope(Envelope(letter.from_id or API, letter.listener, letter.thread_id, xml))
+    parent = parent_of_envelope(letter.thread_id, redrive_id(letter.id), tracing)
+    body = encode_envelope(Envelope(letter.from_id or API, letter.listener, letter.thread_id, xml, parent))
     limit = configured.organism.limits.max_envelope_bytes
     if len(body) > limit:
         raise too_large(limit)

@@ -14,6 +14,7 @@ from xml_pipeline.message_bus.messages import ControlHint, EventFrame
 from xml_pipeline.message_bus.port import Bus, Outgoing, Published
 from xml_pipeline.message_bus.topology import Names
 from xml_pipeline.server.live.limits import MOST_UNPUBLISHED, MOST_UNPUBLISHED_BYTES
+from xml_pipeline.tracing.ids import HEADER
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +45,10 @@ class Outbox:
             self._wake.set()
             self._idle.clear()
 
-    def inject(self, message_id: str, envelope: bytes) -> None:
+    def inject(self, message_id: str, envelope: bytes, traceparent: str) -> None:
         """An inbox row was committed."""
-        self.add([Outgoing(self._names.ingress_door, self._names.ingress, envelope, {"message-id": message_id})])
+        headers: dict[str, str | int] = {"message-id": message_id, HEADER: traceparent}
+        self.add([Outgoing(self._names.ingress_door, self._names.ingress, envelope, headers)])
 
     def events(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Something for the live feed happened."""

@@ -12,6 +12,7 @@ from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.message_bus.topology import organism_topology
 from xml_pipeline.organism.load import load_organism, parse_organism
 from xml_pipeline.organism.model import Organism
+from xml_pipeline.server.access.visitor import current_actor
 from xml_pipeline.server.live.configured import Configured, Current, difference
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.models import ReloadAnswer
@@ -53,7 +54,7 @@ class Reloader:
         async with self._db.begin() as connection:
             published = await configuration.publish(connection, organism, force=True)
             detail = {"version": published.version}
-            await audit.record(connection, actor="api", action="reload", subject="organism", detail=detail)
+            await audit.record(connection, actor=current_actor(), action="reload", subject="organism", detail=detail)
         self._current.value = await asyncio.to_thread(Configured.of, organism, published.version)
         self._outbox.hint(ControlHint(kind="reload", config_version=published.version, text=organism.text))
         log.info("configuration.reloaded", version=published.version)

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4, uuid5
 from xml_pipeline.message_bus.messages import ControlHint
 from xml_pipeline.organism.budgets import UNLIMITED
 from xml_pipeline.server import budget_models, models
+from xml_pipeline.server.access.visitor import current_actor
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.refusals import key_used_differently, thread_killed
@@ -16,7 +17,6 @@ from xml_pipeline.storage import organism_state, top_ups, usage, usage_series
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.top_ups import NewBudgets, TopUp, TopUpAnswer
 
-_ACTOR = "api"
 _BUDGETS_SHOWN = 1000
 _NAMESPACE = UUID("0b1b7f0c-8f4c-5d7e-9a55-3f1d4f6c2e90")
 
@@ -129,7 +129,7 @@ class LiveUsage:
     async def reset(self) -> None:
         """Begin a new period; budgets stay."""
         async with self._db.begin() as connection:
-            await organism_state.reset_usage(connection, actor=_ACTOR)
+            await organism_state.reset_usage(connection, actor=current_actor())
 
 
 def as_uuid(value: str) -> UUID | None:
@@ -172,4 +172,4 @@ def _shared_of(max_tokens: int, held: int, spent: int) -> budget_models.SharedBu
 def _top_up(organism: str, thread_id: UUID, tokens: int, key: str | None) -> TopUp:
     id_ = uuid5(_NAMESPACE, f"{organism}\n{key}") if key else uuid4()
     sent = hashlib.sha256(f"{thread_id} {tokens}".encode()).digest()
-    return TopUp(id_, thread_id, tokens, sent, _ACTOR)
+    return TopUp(id_, thread_id, tokens, sent, current_actor())

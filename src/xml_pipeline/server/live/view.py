@@ -10,9 +10,11 @@ from datetime import datetime
 from xml_pipeline.envelope.model import API
 from xml_pipeline.errors import DatabaseUnavailable
 from xml_pipeline.health.health import Health
+from xml_pipeline.logs import logs_about
 from xml_pipeline.message_bus.messages import ControlHint
 from xml_pipeline.message_bus.port import Bus
 from xml_pipeline.server import models
+from xml_pipeline.server.access.visitor import current_actor
 from xml_pipeline.server.feed import Hub, dumped
 from xml_pipeline.server.live.configured import Current
 from xml_pipeline.server.live.feed import LiveFeed
@@ -20,16 +22,19 @@ from xml_pipeline.server.live.history import read_history
 from xml_pipeline.server.live.injector import Injector
 from xml_pipeline.server.live.injects import prepare, refused
 from xml_pipeline.server.live.letters import LiveLetters
+from xml_pipeline.server.live.metrics import GatewayMetrics
 from xml_pipeline.server.live.outbox import Outbox
 from xml_pipeline.server.live.paced import Paced
 from xml_pipeline.server.live.records import message_info, thread_info
 from xml_pipeline.server.live.reload import Reloader
+from xml_pipeline.server.live.traces import accepted_spans, parent_of_envelope
 from xml_pipeline.server.live.usage import LiveUsage, as_uuid, storable
 from xml_pipeline.server.view import Inject, LetterStore, Page, ThreadQuery, UsageStore
 from xml_pipeline.storage import inbox, listeners, messages, organism_state, threads
 from xml_pipeline.storage.database import Database
+from xml_pipeline.tracing.ids import trace_of
+from xml_pipeline.tracing.port import OFF, Tracing
 
-_ACTOR = "api"
 _HEALTH_TIMEOUT = 2.0
 # How soon, in seconds, a waiting caller looks into the database, and how seldom: the feed usually tells first.
 _FIRST_LOOK = 0.5
@@ -51,6 +56,8 @@ class LiveView:
         outbox: Outbox,
         started_at: datetime,
         health: Health,
+        metrics: GatewayMetrics,
+        tracing: Tracing = OFF,
     ) -> None:
         self._bus = bus
         self._db = db
@@ -62,9 +69,10 @@ class LiveView:
         self._health = health
         self._began = time.monotonic()
         self._usage = LiveUsage(db, current, outbox)
-        self._letters = LiveLetters(db, current, outbox)
+        self._tracing = tracing
+        self._letters = LiveLetters(db, current, outbox, tracing)
         self.reloader = Reloader(bus, db, current, outbox)
-        self.injector = Injector(db, current)
+        self.injector = Injector(db, current, metrics)
         self._activity = Paced(self._read_activity)
         self._message_count = Paced(self._read_message_count)
 
@@ -152,7 +160,7 @@ class LiveView:
     async def stop(self) -> None:
         """Ask every service to drain and end."""
         async with self._db.begin() as connection:
-            await organism_state.request_stop(connection, actor=_ACTOR)
+            await organism_state.request_stop(connection, actor=current_actor())
         self._outbox.hint(ControlHint(kind="stop"))
 
     async def reload(self) -> models.ReloadAnswer:
@@ -213,7 +221,7 @@ class LiveView:
         if name not in self.current.value.contracts:
             return False
         async with self._db.begin() as connection:
-            changed = await listeners.set_paused(connection, name, paused, actor=_ACTOR)
+            changed = await listeners.set_paused(connection, name, paused, actor=current_actor())
         if changed:
             state = models.AgentState.PAUSED if paused else models.AgentState.IDLE
             self._outbox.hint(ControlHint(kind="pause" if paused else "resume", name=name))
@@ -262,7 +270,7 @@ class LiveView:
         if id_ is None:
             return False
         async with self._db.begin() as connection:
-            killed = await threads.kill_thread(connection, id_, actor=_ACTOR)
+            killed = await threads.kill_thread(connection, id_, actor=current_actor())
         if killed is None:
             return False
         self._outbox.hint(ControlHint(kind="kill", thread_id=id_))
@@ -284,12 +292,15 @@ class LiveView:
 
     async def inject(self, inject: Inject) -> models.InjectAnswer:
         """Committed with others, then published; wait for what comes back, if that is wanted."""
-        row = prepare(inject, self.current.value)
-        with self._feed.waiting_for_reply(str(row.id)) as coming:
+        began = time.time_ns()
+        row = prepare(inject, self.current.value, self._tracing)
+        with logs_about(row.thread_id, row.id), self._feed.waiting_for_reply(str(row.id)) as coming:
             accepted = await self.injector.accept(row)
             if not isinstance(accepted, inbox.Accepted):
                 raise refused(accepted, row, self.current.organism)
             self._announce(accepted, row)
+            if self._tracing.on:
+                self._trace(accepted, inject, began)
             answer = models.InjectAnswer(thread_id=str(accepted.thread_id), message_id=str(accepted.message_id))
             if inject.wait > 0:
                 answer.reply = await self._reply(accepted, coming, inject.wait)
@@ -307,7 +318,22 @@ class LiveView:
                 tags=dict(row.tags or {}),
             )
             self._outbox.events([{"event": "thread_created", "thread": dumped(thread)}])
-        self._outbox.inject(str(accepted.message_id), row.body)
+        parent = parent_of_envelope(row.thread_id, row.id, self._tracing)
+        self._outbox.inject(str(accepted.message_id), row.body, parent)
+
+    def _trace(self, accepted: inbox.Accepted, inject: Inject, began_ns: int) -> None:
+        """What was accepted before has been told; who asks again hears of it in his own trace alone."""
+        spans = accepted_spans(
+            "inject",
+            accepted.thread_id,
+            accepted.message_id,
+            inject.to,
+            (began_ns, time.time_ns()),
+            begins=accepted.created_at is not None,
+            client=inject.traceparent,
+        )
+        trace_id = trace_of(accepted.thread_id)
+        self._tracing.tell(span for span in spans if not accepted.repeated or span.trace_id != trace_id)
 
     async def _reply(
         self, accepted: inbox.Accepted, coming: asyncio.Future[models.MessageInfo | None], seconds: float
