@@ -14,10 +14,11 @@ from sqlalchemy import text
 
 from tests.support.least_rights import PASSWORD, run_organism, with_user
 from tests.support.postgres import Databases
+from xml_pipeline.errors import Refused
 from xml_pipeline.storage.columns import metadata
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.rights import RIGHTS, group_of
-from xml_pipeline.storage.schema import migrate_database
+from xml_pipeline.storage.schema import migrate_database, require_current_schema
 from xml_pipeline.storage.users import set_up_users
 
 SERVICES = ("gateway", "router", "usage")
@@ -212,6 +213,20 @@ def test_again_with_another_password_from_a_folder(
     assert not asyncio.run(entered(users["gateway"]))
     assert asyncio.run(entered(with_user(database_url, f"{prefix}gateway", "another-password")))
     assert asyncio.run(entered(users["router"]))
+
+
+async def test_a_user_without_a_role_is_told_so(database_url: str, postgres: Databases) -> None:
+    name = f"t{secrets.token_hex(3)}_nobody"
+    admin = await asyncpg.connect(postgres.admin_url)
+    await admin.execute(f"create role {name} login password '{PASSWORD}'")
+    db = Database.connect(with_user(database_url, name))
+    try:
+        with pytest.raises(Refused, match="organism database-setup"):
+            await require_current_schema(db)
+    finally:
+        await db.close()
+        await admin.execute(f"drop role {name}")
+        await admin.close()
 
 
 def test_what_is_missing_is_named(database_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -273,6 +274,20 @@ def test_a_killed_worker_and_a_killed_router_are_replaced(organism: Organism) ->
         organism.fleet.start(name)
     organism.fleet.wait_running()
     assert organism.ask("again")["reply"]["payload"] == {"text": "AGAIN"}
+
+
+def test_keys_are_looked_up_and_their_use_is_noted(organism: Organism, database_url: str) -> None:
+    owner = {"ORGANISM_DATABASE_URL": database_url}
+    made = run_organism("key", "create", "--name", "tests", "--role", "admin", environment=owner)
+    assert made.returncode == 0, made.stderr
+    organism.api.headers["authorization"] = f"Bearer {made.stdout.strip()}"
+
+    def used() -> bool:
+        answered = organism.api.get("/organism").is_success
+        keys = json.loads(run_organism("key", "list", "--json", environment=owner).stdout)["keys"]
+        return answered and keys[0]["lastUsedAt"] is not None
+
+    wait_until(used, timeout=60, what="the key's use is noted")
 
 
 def test_it_stops_when_it_is_asked_to(organism: Organism) -> None:

@@ -14,8 +14,8 @@ _GATEWAY: Rights = {
     "alembic_version": "select",
     # It looks keys up and notes their use; it makes none.
     "api_keys": "select, update (last_used_at)",
-    # Top-ups add to a limit, and may be what makes a budget; nothing else of one is a gateway's to change.
     "audit_log": "select, insert",
+    # Top-ups add to a limit, and may be what makes a budget; nothing else of one is a gateway's to change.
     "budgets": "select, insert, update (topped_up, fired)",
     "configurations": "select, insert",
     "dead_letters": "select, update (redriven_at, redrive_id, redrive_hash), delete",

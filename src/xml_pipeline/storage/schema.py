@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from xml_pipeline.errors import DatabaseUnavailable, SchemaOutdated
+from xml_pipeline.errors import DatabaseUnavailable, Refused, SchemaOutdated
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.granting import grant_rights
 
@@ -24,6 +24,7 @@ _MIGRATION_LOCK = 0x786D_6C70
 # Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again.
 _NO_LONG_WAIT = text("set local lock_timeout = '1s'")
 _LOCK_NOT_AVAILABLE = "55P03"
+_INSUFFICIENT_PRIVILEGE = "42501"
 _TRIES = 60
 _PAUSE = 1.0
 
@@ -66,10 +67,18 @@ async def _migrate_once(database: Database, revision: str) -> None:
 
 
 async def require_current_schema(database: Database) -> None:
-    """Raises SchemaOutdated where the database's schema is not this version's, and DatabaseUnavailable."""
+    """Raises SchemaOutdated where the schema is not this version's, Refused where it is not shown, DatabaseUnavailable."""
     needed = await asyncio.to_thread(current_revision)
-    async with database.begin() as connection:
-        found = await connection.run_sync(found_revisions)
+    try:
+        async with database.begin() as connection:
+            found = await connection.run_sync(found_revisions)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise Refused(
+            f"the database at {database.place} shows this user nothing: take the user of this service, "
+            "which 'organism database-setup' makes, or who owns the tables"
+        ) from error
     if found != {needed}:
         raise SchemaOutdated(_what_to_do(database.place, found))
 
