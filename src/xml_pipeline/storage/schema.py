@@ -67,7 +67,7 @@ async def _migrate_once(database: Database, revision: str) -> None:
 
 
 async def require_current_schema(database: Database) -> None:
-    """Raises SchemaOutdated where the schema is not this version's, Refused where it is not shown, DatabaseUnavailable."""
+    """Raises SchemaOutdated for a schema of another version, Refused where it is not shown, DatabaseUnavailable."""
     needed = await asyncio.to_thread(current_revision)
     try:
         async with database.begin() as connection:
