@@ -86,6 +86,14 @@ def own_broker() -> Iterator[Broker]:
     broker.close()
 
 
+@pytest.fixture(scope="session")
+def managed_broker() -> Iterator[Broker]:
+    """A RabbitMQ of the tests' own with its management plugin: users and alarms belong to all of a broker."""
+    broker = start_broker(own=True, management=True)
+    yield broker
+    broker.close()
+
+
 @pytest.fixture
 def organism_name() -> str:
     """A name that no other test has on the shared broker."""

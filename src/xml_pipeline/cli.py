@@ -19,8 +19,11 @@ from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.arguments import payload_of, tags_of
 from xml_pipeline.terminal.audit import add_audit_command
+from xml_pipeline.terminal.broker_setup import add_broker_setup_command
 from xml_pipeline.terminal.budgets import add_budget_commands
 from xml_pipeline.terminal.client import ApiRefused, client_of_environment
+from xml_pipeline.terminal.database_setup import add_database_setup_command
+from xml_pipeline.terminal.doctor import add_doctor_command
 from xml_pipeline.terminal.keys import add_key_commands
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
@@ -254,6 +257,9 @@ def agents(as_json: JsonOption = False) -> None:
     _show(answer, views.agents_view(answer), as_json)
 
 
+add_database_setup_command(app, out, RUNNING)
+add_broker_setup_command(app, out, RUNNING)
+add_doctor_command(app, out, RUNNING)
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)
 add_key_commands(app, out, RUNNING)

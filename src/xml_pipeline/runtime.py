@@ -87,7 +87,7 @@ class Runtime:
         # Here, since an embedded organism needs no AMQP.
         from xml_pipeline.message_bus.connect import connect_bus
 
-        url = _required(self.settings.amqp_url, "ORGANISM_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")
+        url = required_amqp_url(self.settings)
         with what_to_do("ORGANISM_AMQP_URL"):
             bus = await connect_bus(url, name=self.instance)
         try:
@@ -242,6 +242,12 @@ def required_database_url(settings: Settings | None = None) -> str:
     """What ORGANISM_DATABASE_URL says. Raises SettingMissing, and InvalidInput for variables that are wrong."""
     url = (settings or read_settings()).database_url
     return _required(url, "ORGANISM_DATABASE_URL", "postgresql://organism@127.0.0.1/organism")
+
+
+def required_amqp_url(settings: Settings | None = None) -> str:
+    """What ORGANISM_AMQP_URL says. Raises SettingMissing, and InvalidInput for variables that are wrong."""
+    url = (settings or read_settings()).amqp_url
+    return _required(url, "ORGANISM_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")
 
 
 def _required(value: str | None, name: str, example: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -36,6 +37,14 @@ class Controllable(Protocol):
     @property
     def url(self) -> str:
         """The AMQP URL of the default virtual host."""
+
+    @property
+    def management_url(self) -> str:
+        """Where its management plugin answers, with an administrator's login."""
+
+    @property
+    def control_command(self) -> str:
+        """The rabbitmqctl of this node, for a shell."""
 
     @property
     def pid(self) -> int:
@@ -92,10 +101,17 @@ def unique_organism(prefix: str = "test") -> str:
     return f"{prefix}-{secrets.token_hex(4)}"
 
 
-def start_broker(*, own: bool = False) -> Broker:
-    """The first broker that can be had; with `own`, one that the caller may stop and kill."""
-    sources: list[Callable[[], Broker | None]] = [_from_binary, _from_docker, _from_apt]
-    if not own:
+def start_broker(*, own: bool = False, management: bool = False) -> Broker:
+    """The first broker that can be had.
+
+    With `own`, one that the caller may stop and kill; with `management`, one that has that plugin, too.
+    """
+    sources: list[Callable[[], Broker | None]] = [
+        partial(_from_binary, management),
+        _from_docker,
+        partial(_from_apt, management),
+    ]
+    if not (own or management):
         sources.insert(0, _from_environment)
     tried: list[str] = []
     for source in sources:
@@ -120,9 +136,9 @@ def _from_environment() -> Broker | None:
     return Broker(url, f"RabbitMQ {version(said)} of {URL_VARIABLE}")
 
 
-def _from_binary() -> Broker | None:
+def _from_binary(management: bool) -> Broker | None:
     binary = find_binary()
-    return _own_node(binary, str(binary)) if binary else None
+    return _own_node(binary, str(binary), management) if binary else None
 
 
 def _from_docker() -> Broker | None:
@@ -137,16 +153,16 @@ def _from_docker() -> Broker | None:
     return Broker(container.url, f"RabbitMQ in Docker, {image}", container)
 
 
-def _from_apt() -> Broker | None:
+def _from_apt(management: bool) -> Broker | None:
     if not apt.can_install():
         return None
     apt.install("rabbitmq-server")
     binary = find_binary()
-    return _own_node(binary, "rabbitmq-server installed with apt-get") if binary else None
+    return _own_node(binary, "rabbitmq-server installed with apt-get", management) if binary else None
 
 
-def _own_node(binary: Path, origin: str) -> Broker:
-    node = RabbitMQNode(binary)
+def _own_node(binary: Path, origin: str, management: bool) -> Broker:
+    node = RabbitMQNode(binary, management=management)
     try:
         node.start()
         said = greeting(node.port)

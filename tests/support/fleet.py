@@ -77,7 +77,10 @@ class Service:
 
 @dataclass(slots=True)
 class Fleet:
-    """Services of one organism over one broker and one database."""
+    """Services of one organism over one broker and one database.
+
+    `own`: by the name of a service, variables that its processes have beside those of all.
+    """
 
     organism_file: Path
     amqp_url: str
@@ -85,6 +88,7 @@ class Fleet:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     services: list[Service] = field(default_factory=list)
+    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def start(self, name: str, count: int = 1) -> list[Service]:
         """Start `count` processes of the service in services/<name>."""
@@ -103,7 +107,7 @@ class Fleet:
         port = port or (free_port() if name == "gateway" else None)
         command = [*program, str(ROOT / "services" / name / "main.py")]
         ops_port = free_port()
-        env = {**self._environment(port, ops_port), **(environment or {})}
+        env = {**self._environment(port, ops_port), **self.own.get(name, {}), **(environment or {})}
         service = Service(name, spawn(command, env=env, cwd=self.folder, log=log), log, ops_port, port)
         self.services.append(service)
         return service

@@ -16,6 +16,8 @@ from tests.support.rabbitmq_node import greeting
 
 _IMAGES = ("rabbitmq:4-management", "rabbitmq:4")
 _PULL_SECONDS = 180
+# Who has the node's Erlang cookie at home.
+_USER = "rabbitmq"
 _START_SECONDS = 120.0
 
 
@@ -62,18 +64,30 @@ class RabbitMQContainer:
     """One container on a fixed port, so that it is found again after a restart."""
 
     def __init__(self, image: str) -> None:
-        self.port = free_port()
+        self.port, self._management_port = free_port(), free_port()
         # A node's data is found by its host name, so the host name has to last too.
         name = f"rabbit-{secrets.token_hex(4)}"
         self._container = DockerContainer(image, hostname=name)
         # Docker takes an address beside the port, which testcontainers' types leave out.
-        cast("dict[str, object]", self._container.ports)["5672/tcp"] = ("127.0.0.1", self.port)
+        ports = cast("dict[str, object]", self._container.ports)
+        ports["5672/tcp"] = ("127.0.0.1", self.port)
+        ports["15672/tcp"] = ("127.0.0.1", self._management_port)
         self._created = False
 
     @property
     def url(self) -> str:
         """The AMQP URL of the default virtual host."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def management_url(self) -> str:
+        """Where its management plugin answers, with an administrator's login."""
+        return f"http://guest:guest@127.0.0.1:{self._management_port}"
+
+    @property
+    def control_command(self) -> str:
+        """The rabbitmqctl of this node, for a shell."""
+        return f"docker exec -i -u {_USER} {self._container.get_wrapped_container().id} rabbitmqctl -q"
 
     @property
     def pid(self) -> int:
@@ -118,7 +132,9 @@ class RabbitMQContainer:
 
     def control(self, *arguments: str) -> str:
         """Run rabbitmqctl in it, and return what it printed."""
-        status, output = self._container.get_wrapped_container().exec_run(["rabbitmqctl", "--quiet", *arguments])
+        status, output = self._container.get_wrapped_container().exec_run(
+            ["rabbitmqctl", "--quiet", *arguments], user=_USER
+        )
         said = bytes(output).decode(errors="replace")
         if status != 0:
             raise SupportError(f"rabbitmqctl {' '.join(arguments)}: {said.strip()}")

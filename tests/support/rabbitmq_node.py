@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -23,6 +24,10 @@ listeners.tcp.1 = 127.0.0.1:{port}
 disk_free_limit.absolute = 50MB
 vm_memory_high_watermark.relative = 0.6
 log.console = false
+"""
+_MANAGEMENT = """\
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {port}
 """
 
 
@@ -53,8 +58,11 @@ def version(said: bytes) -> str:
 class RabbitMQNode:
     """One node that can be stopped, killed, suspended and started again with what it had stored."""
 
-    def __init__(self, binary: Path, *, port: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, binary: Path, *, port: int | None = None, folder: Path | None = None, management: bool = False
+    ) -> None:
         self.port = port or free_port()
+        self._management_port = free_port() if management else None
         self._binary = binary
         self._keep_folder = folder is not None
         self._folder = folder or Path(tempfile.mkdtemp(prefix="xml-pipeline-rabbitmq-"))
@@ -69,6 +77,20 @@ class RabbitMQNode:
     def url(self) -> str:
         """The AMQP URL of the default virtual host."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def management_url(self) -> str:
+        """Where its management plugin answers, with an administrator's login."""
+        if self._management_port is None:
+            raise SupportError("this RabbitMQ node was started without its management plugin")
+        return f"http://guest:guest@127.0.0.1:{self._management_port}"
+
+    @property
+    def control_command(self) -> str:
+        """The rabbitmqctl of this node, for a shell."""
+        known = ("HOME", "ERL_EPMD_PORT", "RABBITMQ_CONF_ENV_FILE")
+        variables = [f"{name}={self._env[name]}" for name in known]
+        return shlex.join(["env", *variables, str(self._binary.with_name("rabbitmqctl")), "-q", "-n", self._name])
 
     @property
     def pid(self) -> int:
@@ -131,7 +153,8 @@ class RabbitMQNode:
     def _ready(self) -> bool:
         if self._node is not None and self._node.poll() is not None:
             raise SupportError(f"RabbitMQ ended while starting:\n{tail(self._log)}")
-        return greeting(self.port) is not None
+        managed = self._management_port is None or _accepts(self._management_port)
+        return managed and greeting(self.port) is not None
 
     def _run(self, command: Sequence[str]) -> str:
         script = self._binary.with_name(command[0])
@@ -154,9 +177,10 @@ class RabbitMQNode:
 
     def _write_files(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port))
+        management = "" if self._management_port is None else _MANAGEMENT.format(port=self._management_port)
+        (self._folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port) + management)
         (self._folder / "advanced.config").write_text("[].\n")
-        (self._folder / "enabled_plugins").write_text("[].\n")
+        (self._folder / "enabled_plugins").write_text("[rabbitmq_management].\n" if management else "[].\n")
         (self._folder / "rabbitmq-env.conf").write_text("")
         cookie = self._folder / ".erlang.cookie"
         cookie.unlink(missing_ok=True)

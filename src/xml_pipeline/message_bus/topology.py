@@ -50,7 +50,11 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names on the broker of one organism. Work queues are reached through the default exchange."""
+    """The names on the broker of one organism.
+
+    Routers and usage services reach queues through the default exchange, by which one reaches them all. Who is to reach
+    one queue alone, gateways and agent-workers, publishes through its door.
+    """
 
     organism: str
 
@@ -67,6 +71,16 @@ class Names:
     def usage(self) -> str:
         """The queue of hold requests and usage events, which the ledger reads."""
         return f"{self.organism}.usage"
+
+    @property
+    def ingress_door(self) -> str:
+        """The exchange that leads to ingress, and nowhere else."""
+        return f"{self.organism}.door.ingress"
+
+    @property
+    def usage_door(self) -> str:
+        """The exchange that leads to the ledger's queue, and nowhere else."""
+        return f"{self.organism}.door.usage"
 
     @property
     def events(self) -> str:
@@ -93,9 +107,15 @@ def organism_topology(organism: str, listeners: Iterable[str]) -> Topology:
             Exchange(names.events, "topic"),
             Exchange(names.control, "fanout"),
             Exchange(names.dead, "fanout"),
+            Exchange(names.ingress_door, "fanout"),
+            Exchange(names.usage_door, "fanout"),
         ),
         queues=(*(Queue(name, dead_exchange=names.dead) for name in work), Queue(names.dead)),
-        bindings=(Binding(names.dead, names.dead),),
+        bindings=(
+            Binding(names.dead, names.dead),
+            Binding(names.ingress_door, names.ingress),
+            Binding(names.usage_door, names.usage),
+        ),
     )
 
 

@@ -16,12 +16,9 @@ AHEAD = 2
 OTHERS = "usage_events_other"
 # Events that are moved into a new month while nobody can book: a second's work.
 MOST_MOVED = 100_000
-_LOCK = 0x786D_7075
 # Bookings wait as long as this at most; what is not made now is made at the next try.
 _NO_LONG_WAIT = text("set local lock_timeout = '500ms'")
-_COUNT_OUTSIDE = text(
-    f"select count(*) from (select from {OTHERS} where granted_at >= :start and granted_at < :end limit :limit) o"  # noqa: S608
-)
+_MAKE = text("select make_usage_month(:month, cast(:most as bigint))")
 
 
 def month_of(time: datetime) -> datetime:
@@ -82,42 +79,14 @@ async def months_outside(connection: AsyncConnection, before: datetime) -> list[
 async def add_month(connection: AsyncConnection, month: datetime, *, most_moved: int | None = None) -> bool:
     """Make a month's partition unless it is there, with the events of it that were in none; whether it was made.
 
-    A month with more than `most_moved` of these is not made. Until the transaction ends nobody books.
+    A month with more than `most_moved` of these is not made. Until the transaction ends nobody books. The work is a
+    function of the database's: a usage service may call it, and change no table otherwise.
     """
     await connection.execute(_NO_LONG_WAIT)
-    await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    if month in await months(connection):
-        return False
-    if most_moved is not None and await _outside(connection, month, most_moved + 1) > most_moved:
+    made = await connection.scalar(_MAKE, {"month": month, "most": most_moved})
+    if made == "too many":
         log.warning("month_not_made", month=f"{month:%Y-%m}", reason=f"more than {most_moved} events in {OTHERS}")
-        return False
-    name, end = partition_of(month), next_month(month)
-    # Made and then attached: `create table ... partition of` would lock out all who read, too.
-    await connection.execute(text(f"create table {name} (like usage_events including all)"))
-    # Who books waits at the door: an event on its way to where it does not belong any more would be refused.
-    await connection.execute(text("lock table only usage_events in share row exclusive mode"))
-    await connection.execute(text(f"lock table {OTHERS} in access exclusive mode"))
-    if await _outside(connection, month, 1):
-        await _move_in(connection, month)
-    bounds = f"from ('{month.isoformat()}') to ('{end.isoformat()}')"
-    await connection.execute(text(f"alter table usage_events attach partition {name} for values {bounds}"))
-    return True
-
-
-async def _outside(connection: AsyncConnection, month: datetime, limit: int) -> int:
-    """How many events of the month are in none, counted to the limit."""
-    span = {"start": month, "end": next_month(month), "limit": limit}
-    return int(await connection.scalar(_COUNT_OUTSIDE, span) or 0)
-
-
-async def _move_in(connection: AsyncConnection, month: datetime) -> None:
-    await connection.execute(
-        text(
-            f"with moved as (delete from {OTHERS} where granted_at >= :start and granted_at < :end returning *)"  # noqa: S608
-            f" insert into {partition_of(month)} select * from moved"
-        ),
-        {"start": month, "end": next_month(month)},
-    )
+    return bool(made == "made")
 
 
 async def _now(connection: AsyncConnection) -> datetime:

@@ -12,8 +12,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from xml_pipeline.errors import DatabaseUnavailable, SchemaOutdated
+from xml_pipeline.errors import DatabaseUnavailable, Refused, SchemaOutdated
 from xml_pipeline.storage.database import Database
+from xml_pipeline.storage.granting import grant_rights
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,7 @@ _MIGRATION_LOCK = 0x786D_6C70
 # Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again.
 _NO_LONG_WAIT = text("set local lock_timeout = '1s'")
 _LOCK_NOT_AVAILABLE = "55P03"
+_INSUFFICIENT_PRIVILEGE = "42501"
 _TRIES = 60
 _PAUSE = 1.0
 
@@ -58,17 +60,25 @@ async def _migrate_once(database: Database, revision: str) -> None:
     async with database.begin() as connection:
         await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         await connection.execute(_NO_LONG_WAIT)
-        found = await connection.run_sync(_found_revisions)
-        if not found <= _known_revisions():
+        found = await connection.run_sync(found_revisions)
+        if not found <= known_revisions():
             raise SchemaOutdated(_what_to_do(database.place, found))
         await connection.run_sync(_move_to, revision)
 
 
 async def require_current_schema(database: Database) -> None:
-    """Raises SchemaOutdated where the database's schema is not this version's, and DatabaseUnavailable."""
+    """Raises SchemaOutdated for a schema of another version, Refused where it is not shown, DatabaseUnavailable."""
     needed = await asyncio.to_thread(current_revision)
-    async with database.begin() as connection:
-        found = await connection.run_sync(_found_revisions)
+    try:
+        async with database.begin() as connection:
+            found = await connection.run_sync(found_revisions)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise Refused(
+            f"the database at {database.place} shows this user nothing: take the user of this service, "
+            "which 'organism database-setup' makes, or who owns the tables"
+        ) from error
     if found != {needed}:
         raise SchemaOutdated(_what_to_do(database.place, found))
 
@@ -81,7 +91,7 @@ def current_revision() -> str | None:
 def _what_to_do(place: str, found: set[str]) -> str:
     if not found:
         return f"the database at {place} has no tables yet: run 'organism migrate'"
-    if found <= _known_revisions():
+    if found <= known_revisions():
         return f"the schema of the database at {place} is old: run 'organism migrate'"
     return f"the schema of the database at {place} is newer than this program: run a newer version"
 
@@ -89,19 +99,25 @@ def _what_to_do(place: str, found: set[str]) -> str:
 def _move_to(connection: Connection, revision: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    if revision == "head" or not _found_revisions(connection):
+    if revision == "head" or not found_revisions(connection):
         command.upgrade(config, revision)
     else:
         command.downgrade(config, revision)
+    if found_revisions(connection) == {current_revision()}:
+        missing = grant_rights(connection)
+        if missing:
+            log.warning("roles_missing", roles=missing, reason="who migrates may not make roles")
 
 
-def _found_revisions(connection: Connection) -> set[str]:
+def found_revisions(connection: Connection) -> set[str]:
+    """The revisions that the database has: none before the first migration."""
     if not inspect(connection).has_table("alembic_version"):
         return set()
     return set(connection.execute(text("select version_num from alembic_version")).scalars())
 
 
-def _known_revisions() -> set[str]:
+def known_revisions() -> set[str]:
+    """The revisions that this version knows."""
     return {script.revision for script in _scripts().walk_revisions()}
 
 

@@ -48,7 +48,7 @@ class Desk:
         metrics: WorkerMetrics,
         tracing: Tracing = OFF,
     ) -> None:
-        self._ingress = names.ingress
+        self._names = names
         self._outbox = outbox
         self._ledger = ledger
         self._on_version = on_version
@@ -158,7 +158,9 @@ class Desk:
         self._ack_wanted.set()
 
     def _turn(self, job: Job, done: Done) -> Outgoing:
-        return Outgoing("", self._ingress, turn_body(job, done), {HEADER: job.trail.traceparent})
+        return Outgoing(
+            self._names.ingress_door, self._names.ingress, turn_body(job, done), {HEADER: job.trail.traceparent}
+        )
 
 
 def turn_body(job: Job, done: Done) -> bytes:

@@ -30,7 +30,7 @@ class LedgerClient:
 
     def __init__(self, bus: Bus, names: Names, outbox: Outbox, metrics: WorkerMetrics) -> None:
         self._bus = bus
-        self._queue = names.usage
+        self._names = names
         self._outbox = outbox
         self._metrics = metrics
         self._replies: Consumer | None = None
@@ -94,8 +94,8 @@ class LedgerClient:
         self, message: HoldRequest | UsageEvent | HoldRelease, traceparent: str = "", reply_to: str | None = None
     ) -> Outgoing:
         return Outgoing(
-            exchange="",
-            routing_key=self._queue,
+            exchange=self._names.usage_door,
+            routing_key=self._names.usage,
             body=message.model_dump_json().encode(),
             headers={HEADER: traceparent} if traceparent else {},
             persistent=reply_to is None,

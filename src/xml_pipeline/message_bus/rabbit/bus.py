@@ -118,8 +118,7 @@ class RabbitBus:
         return consumer
 
     def _can_restore(self, message: Outgoing, outcome: Published) -> bool:
-        unroutable = outcome is Published.UNROUTABLE and message.exchange == ""
-        return unroutable and self._declarer.has_queue(message.routing_key)
+        return outcome is Published.UNROUTABLE and self._declarer.leads_on(message.exchange, message.routing_key)
 
     async def _restored(self, timeout: float) -> bool:
         try:

@@ -8,7 +8,12 @@ from typing import Final
 
 import structlog
 from aiormq.abc import AbstractChannel, ArgumentsType
-from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity, ChannelPreconditionFailed
+from aiormq.exceptions import (
+    AMQPChannelError,
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
 
 from xml_pipeline.errors import BrokerUnavailable, Refused
 from xml_pipeline.message_bus.rabbit.link import Backoff, Connection, Link, call
@@ -36,6 +41,14 @@ _OWN_QUEUE: Final[ArgumentsType] = {
 }
 
 
+class NotMade(BrokerUnavailable):
+    """Something is not on the broker, and this user may not make it."""
+
+
+class _MayNotMake(Exception):
+    """The broker refuses to let this user make something."""
+
+
 class Declarer:
     """Knows all that was declared through one bus, and asks questions about queues."""
 
@@ -47,10 +60,13 @@ class Declarer:
         self._questions: AbstractChannel | None = None
         self._restoring = asyncio.Lock()
         self._restored = 0
+        self._may_make = True
 
-    def has_queue(self, name: str) -> bool:
-        """Whether a queue was declared through this bus."""
-        return any(queue.name == name for queue in self._topology.queues)
+    def leads_on(self, exchange: str, key: str) -> bool:
+        """Whether what is published so has a queue, by what was declared through this bus."""
+        if exchange:
+            return any(binding.exchange == exchange for binding in self._topology.bindings)
+        return any(queue.name == key for queue in self._topology.queues)
 
     def has_exchange(self, name: str) -> bool:
         """Whether an exchange was declared through this bus."""
@@ -67,8 +83,9 @@ class Declarer:
 
     async def prepare(self, connection: Connection) -> None:
         """Declare on a new connection all that was declared before: the broker may have come back empty."""
+        self._may_make = True
         try:
-            await _declare(connection, self._topology)
+            await self._declare(connection, self._topology)
         except Refused as error:
             log.warning("topology_refused", reason=str(error))
 
@@ -86,7 +103,7 @@ class Declarer:
 
     async def _declare_again(self) -> bool:
         try:
-            await _declare(await self._link.connection(), self._topology)
+            await self._declare(await self._link.connection(), self._topology)
             await self._on_restored()
         except (BrokerUnavailable, Refused) as error:
             log.warning("topology_not_declared", reason=str(error))
@@ -127,10 +144,22 @@ class Declarer:
         backoff = Backoff()
         while True:
             try:
-                return await _declare(await self._link.connection(), topology)
+                return await self._declare(await self._link.connection(), topology)
+            except NotMade:
+                raise
             except BrokerUnavailable as error:
                 log.info("declare_repeated", reason=str(error))
                 await backoff.pause()
+
+    async def _declare(self, connection: Connection, topology: Topology) -> None:
+        """Make it; whose user may not sees that others have. Who may not make one thing makes nothing."""
+        if self._may_make:
+            try:
+                return await _make(connection, topology)
+            except _MayNotMake as error:
+                self._may_make = False
+                log.info("topology_left_to_others", reason=str(error))
+        return await _see(connection, topology)
 
 
 async def declare_own_queue(channel: AbstractChannel, bindings: tuple[Binding, ...]) -> str:
@@ -147,7 +176,7 @@ async def bind_own_queue(channel: AbstractChannel, name: str, bindings: tuple[Bi
         await call(channel.queue_bind(name, binding.exchange, binding.key))
 
 
-async def _declare(connection: Connection, topology: Topology) -> None:
+async def _make(connection: Connection, topology: Topology) -> None:
     if topology == Topology((), (), ()):
         return
     channel = await connection.open_plain_channel()
@@ -161,8 +190,27 @@ async def _declare(connection: Connection, topology: Topology) -> None:
             await call(step())
         except ChannelPreconditionFailed as error:
             raise Refused(f"{what} exists on the broker with other settings: {error}; delete it there") from error
+        except ChannelAccessRefused as error:
+            raise _MayNotMake(f"{what}: {error}") from error
         except AMQPChannelError as error:
             raise BrokerUnavailable(f"{what}: {error}") from error
+    await call(channel.close())
+
+
+async def _see(connection: Connection, topology: Topology) -> None:
+    """Raises NotMade where an exchange or a queue is not there; nobody can ask for bindings."""
+    if topology == Topology((), (), ()):
+        return
+    channel = await connection.open_plain_channel()
+    try:
+        for exchange in topology.exchanges:
+            await call(channel.exchange_declare(exchange.name, passive=True))
+        for queue in topology.queues:
+            await call(channel.queue_declare(queue.name, passive=True))
+    except ChannelNotFoundEntity as error:
+        raise NotMade(f"{error}; this user may not make it: run 'organism broker-setup', or start a router") from error
+    except AMQPChannelError as error:
+        raise BrokerUnavailable(str(error)) from error
     await call(channel.close())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -106,6 +106,11 @@ class Connection:
         """Whether it is open and the broker was heard of lately."""
         return not self.lost.is_set() and self.tap.silent_ticks < SILENT_TICKS_ALLOWED
 
+    @property
+    def server_properties(self) -> Mapping[str, object]:
+        """What the broker said of itself."""
+        return dict(getattr(self._amqp, "server_properties", None) or {})
+
     async def open_channel(self, make: Callable[[AbstractChannel], C], *, confirms: bool = False) -> C:
         """Open a channel whose hot frames go to what `make` returns for it."""
         channel = await call(self._amqp.channel(publisher_confirms=confirms, timeout=CALL_SECONDS))
@@ -154,12 +159,12 @@ async def open_connection(url: str, name: str) -> Connection:
         amqp = await call(aiormq.connect(target, transport_factory=factory), CONNECT_SECONDS)
     except BrokerUnavailable as error:
         factory.abort()
-        raise BrokerUnavailable(f"RabbitMQ at {_place(url)} {_reason(error)}") from error
+        raise BrokerUnavailable(f"RabbitMQ at {place_of(url)} {_reason(error)}") from error
     except asyncio.CancelledError:
         factory.abort()
         raise
     if factory.tap is None:
-        raise BrokerUnavailable(f"RabbitMQ at {_place(url)} gave no connection")
+        raise BrokerUnavailable(f"RabbitMQ at {place_of(url)} gave no connection")
     return Connection(amqp, factory.tap)
 
 
@@ -250,7 +255,8 @@ class Link:
         connection.tap.abort()
 
 
-def _place(url: str) -> str:
+def place_of(url: str) -> str:
+    """Where a broker is, without user and password: for messages to people."""
     parts = URL(url)
     return f"{parts.host}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}{parts.path.rstrip('/')}"
 

@@ -48,7 +48,7 @@ class Outbox:
     def inject(self, message_id: str, envelope: bytes, traceparent: str) -> None:
         """An inbox row was committed."""
         headers: dict[str, str | int] = {"message-id": message_id, HEADER: traceparent}
-        self.add([Outgoing("", self._names.ingress, envelope, headers)])
+        self.add([Outgoing(self._names.ingress_door, self._names.ingress, envelope, headers)])
 
     def events(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Something for the live feed happened."""

@@ -1,0 +1,112 @@
+"""`organism broker-setup`: what an organism has on RabbitMQ, and a user for each service with its rights."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from xml_pipeline.errors import InvalidInput
+from xml_pipeline.message_bus.broker_users import BrokerUser, definitions
+from xml_pipeline.message_bus.management import import_definitions, vhost_of
+from xml_pipeline.message_bus.rights import SERVICES, rights_of
+from xml_pipeline.message_bus.topology import organism_topology
+from xml_pipeline.terminal.broker_admin import by_rabbitmqctl
+from xml_pipeline.terminal.database_setup import wanted_services
+from xml_pipeline.terminal.passwords import read_passwords
+
+if TYPE_CHECKING:
+    from xml_pipeline.message_bus.topology import Topology
+
+KIND = "broker"
+_WORKER = "agent-worker"
+
+
+def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None:
+    """Add it to the command line; it prints to `out`."""
+
+    @app.command("broker-setup", rich_help_panel=panel)
+    def broker_setup(
+        file: Annotated[
+            Path | None, typer.Option("--file", "-f", help="The organism.yaml; else ORGANISM_FILE or ./organism.yaml.")
+        ] = None,
+        passwords: Annotated[
+            Path | None,
+            typer.Option(help="A folder with a file for each service; else ORGANISM_GATEWAY_BROKER_PASSWORD, ..."),
+        ] = None,
+        prefix: Annotated[str, typer.Option(help="In front of each user's name: users belong to the broker.")] = "",
+        service: Annotated[
+            list[str] | None, typer.Option(help="Only this one's user: gateway, router, usage, agent-worker.")
+        ] = None,
+        listener: Annotated[
+            list[str] | None, typer.Option(help="The user agent-worker reads this one's assignments alone. Repeat.")
+        ] = None,
+        management: Annotated[
+            str | None, typer.Option(help="http://admin:password@host:15672, the management plugin's address.")
+        ] = None,
+        rabbitmqctl: Annotated[
+            str | None, typer.Option(help="The command, such as 'docker exec -i rabbitmq rabbitmqctl'.")
+        ] = None,
+        to_file: Annotated[
+            Path | None, typer.Option("--definitions", help="Write the users to this file, for RabbitMQ to import.")
+        ] = None,
+    ) -> None:
+        """Declare exchanges, queues and bindings, and make the users that services run as.
+
+        ORGANISM_AMQP_URL names one who may do everything in its virtual host. Users are made by --management, or by
+        --rabbitmqctl, or written to a file. It can be repeated: passwords and rights are then what is given now.
+        """
+        from xml_pipeline.organism.load import load_organism
+        from xml_pipeline.runtime import read_settings, required_amqp_url
+
+        ways = [way for way in (management, rabbitmqctl, to_file) if way is not None]
+        if len(ways) != 1:
+            raise InvalidInput("say how users are made: --management URL, --rabbitmqctl COMMAND or --definitions FILE")
+        organism, url = load_organism(file or read_settings().file), required_amqp_url()
+        _require_known(listener or (), tuple(organism.listeners))
+        wanted = wanted_services(service, SERVICES)
+        found = read_passwords(wanted, KIND, passwords)
+        users = [
+            BrokerUser(prefix + name, password, rights_of(name, organism.name, listener if name == _WORKER else None))
+            for name, password in found.items()
+        ]
+        document = definitions(users, vhost_of(url))
+        asyncio.run(_declare(url, organism_topology(organism.name, organism.listeners)))
+        _import(document, management, rabbitmqctl, to_file)
+        out.print(f"declared: exchanges and queues of {organism.name}, {len(organism.listeners)} listeners")
+        for user in users:
+            out.print(f"user {user.name}: {'written' if to_file else 'its password and rights are set'}")
+
+
+def _require_known(listeners: Sequence[str], known: Sequence[str]) -> None:
+    unknown = sorted(set(listeners).difference(known))
+    if unknown:
+        raise InvalidInput(f"there is no listener {', '.join(unknown)}: there are {', '.join(known)}")
+
+
+async def _declare(url: str, topology: Topology) -> None:
+    from xml_pipeline.message_bus.connect import connect_bus
+    from xml_pipeline.runtime import what_to_do
+
+    with what_to_do("ORGANISM_AMQP_URL"):
+        bus = await connect_bus(url, name="organism-broker-setup")
+    try:
+        await bus.declare(topology)
+    finally:
+        await bus.close()
+
+
+def _import(document: dict[str, Any], management: str | None, rabbitmqctl: str | None, to_file: Path | None) -> None:
+    body = json.dumps(document, indent=2)
+    if management is not None:
+        import_definitions(management, body)
+    elif rabbitmqctl is not None:
+        by_rabbitmqctl(rabbitmqctl, body)
+    elif to_file is not None:
+        to_file.touch(mode=0o600)
+        to_file.write_text(body + "\n", encoding="utf-8")

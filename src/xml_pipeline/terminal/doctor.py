@@ -1,0 +1,94 @@
+"""`organism doctor`: what is wrong with broker and database, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from xml_pipeline.doctor.model import Finding, State
+from xml_pipeline.terminal import views
+
+if TYPE_CHECKING:
+    from xml_pipeline.doctor.examination import Patient
+
+EXIT_FAILED = 1
+_STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.SKIPPED: "dim"}
+
+
+def add_doctor_command(app: typer.Typer, out: Console, panel: str) -> None:
+    """Add it to the command line; it prints to `out`."""
+
+    @app.command("doctor", rich_help_panel=panel)
+    def doctor(
+        file: Annotated[
+            Path | None, typer.Option("--file", "-f", help="The organism.yaml; else ORGANISM_FILE or ./organism.yaml.")
+        ] = None,
+        management: Annotated[
+            str | None,
+            typer.Option(help="http://admin:password@host:15672, for alarms, rights and the broker's clock."),
+        ] = None,
+        prefix: Annotated[str, typer.Option(help="What stands in front of the names of the services' users.")] = "",
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        """Look at the broker of ORGANISM_AMQP_URL and the database of ORGANISM_DATABASE_URL, or at one of them.
+
+        It changes nothing. Exits with 1 where a check failed, with 2 where it does not know what to look at.
+        """
+        from xml_pipeline.doctor.examination import examine
+
+        findings = asyncio.run(examine(_patient(file, management, prefix)))
+        if as_json:
+            views.print_json(out, findings_json(findings))
+        else:
+            out.print(findings_view(findings))
+        if any(finding.state is State.FAILED for finding in findings):
+            raise typer.Exit(EXIT_FAILED)
+
+
+def _patient(file: Path | None, management: str | None, prefix: str) -> Patient:
+    from xml_pipeline.doctor.examination import Patient
+    from xml_pipeline.organism.load import load_organism
+    from xml_pipeline.runtime import SettingMissing, read_settings
+
+    settings = read_settings()
+    if settings.amqp_url is None and settings.database_url is None:
+        raise SettingMissing("neither ORGANISM_AMQP_URL nor ORGANISM_DATABASE_URL is set: there is nothing to look at")
+    if settings.amqp_url is None:
+        return Patient(settings.database_url, prefix=prefix)
+    organism = load_organism(file or settings.file)
+    listeners = tuple(organism.listeners)
+    return Patient(settings.database_url, settings.amqp_url, management, organism.name, listeners, prefix)
+
+
+def findings_view(findings: Sequence[Finding]) -> RenderableType:
+    """A line for each check, below it what to do."""
+    lines: list[RenderableType] = []
+    for finding in findings:
+        mark = (f"{finding.state:<8}", _STYLES[finding.state])
+        lines.append(Text.assemble(mark, (f" {finding.check:<28} ", ""), finding.said))
+        if finding.fix is not None:
+            lines.append(Text.assemble(" " * 9, ("do: ", "dim"), finding.fix))
+    return Group(*lines, _verdict(findings))
+
+
+def _verdict(findings: Sequence[Finding]) -> Text:
+    counted = Counter(finding.state for finding in findings)
+    said = ", ".join(f"{counted[state]} {state}" for state in State if counted[state])
+    return Text(said, style=_STYLES[State.FAILED if counted[State.FAILED] else State.OK])
+
+
+def findings_json(findings: Sequence[Finding]) -> views.Json:
+    """The same for programs."""
+    return {
+        "healthy": all(finding.state is not State.FAILED for finding in findings),
+        "findings": [
+            {"check": one.check, "state": one.state.value, "said": one.said, "fix": one.fix} for one in findings
+        ],
+    }
