@@ -21,7 +21,7 @@ def services() -> dict[str, Any]:
     return dict(loaded["services"])
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "migrate"])
+@pytest.mark.parametrize("name", [*SERVICES, "migrate", "users", "organism"])
 def test_a_service_may_nothing_that_it_does_not_need(services: dict[str, Any], name: str) -> None:
     service = services[name]
     assert service["read_only"]
@@ -34,17 +34,40 @@ def test_a_service_may_nothing_that_it_does_not_need(services: dict[str, Any], n
 def test_a_stop_stops_and_nobody_starts_before_the_schema(services: dict[str, Any], name: str) -> None:
     assert services[name]["restart"] == "on-failure"
     assert services[name]["depends_on"] == {"first-key": {"condition": "service_completed_successfully"}}
-    assert services["first-key"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+    assert services["first-key"]["depends_on"] == {"users": {"condition": "service_completed_successfully"}}
+    assert services["users"]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
 
 def test_only_the_gateway_is_published_and_on_loopback(services: dict[str, Any]) -> None:
-    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    published = {
+        name: service["ports"] for name, service in services.items() if "ports" in service and "profiles" not in service
+    }
     assert published == {"gateway": ["${ORGANISM_PUBLISH:-127.0.0.1:8080}:8080"]}
 
 
-def test_the_agent_worker_gets_nothing_of_the_database(services: dict[str, Any]) -> None:
-    assert "postgres" not in str(services["agent-worker"])
-    assert "api-key" not in str(services["agent-worker"])
+def test_the_agent_worker_gets_nothing_of_the_database_and_does_not_reach_it(services: dict[str, Any]) -> None:
+    assert not re.search("postgres|database|api-key", str({**services["agent-worker"], "depends_on": None}))
+    assert services["postgres"]["networks"] == ["database"]
+    assert services["agent-worker"]["networks"] == ["broker"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_a_user_of_its_own_and_is_shown_no_owners_password(services: dict[str, Any], name: str) -> None:
+    environment = services[name]["environment"]
+    kinds = ["amqp"] if name == "agent-worker" else ["amqp", "database"]
+    for kind, folder in zip(kinds, ("broker", "database"), strict=False):
+        assert f"//{name}@" in environment[f"ORGANISM_{kind.upper()}_URL"]
+        assert environment[f"ORGANISM_{kind.upper()}_PASSWORD_FILE"] == f"/run/{folder}-users/{name}"
+    assert not re.search("postgres-secret|rabbitmq-secret", str(services[name]))
+
+
+def test_passwords_are_readable_by_the_user_whose_they_are(services: dict[str, Any]) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    users = dict(re.findall(r"([a-z-]+):(1000\d)", dockerfile))
+    made = dict(re.findall(r"([a-z-]+):(1000\d)", str(services["secrets"]["command"])))
+    assert made == {name: users[name] for name in SERVICES}
+    assert services["users"]["group_add"] == [users["organism"]]
+    assert f":{users['organism']} 0440" in str(services["secrets"]["command"])
 
 
 def test_no_password_is_written_down(services: dict[str, Any]) -> None:

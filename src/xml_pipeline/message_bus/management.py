@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
 
@@ -22,6 +22,18 @@ _ALARMS = {"mem_alarm": "memory", "disk_free_alarm": "disk"}
 def vhost_of(url: str) -> str:
     """The virtual host that an AMQP URL names; none is `/`."""
     return unquote(urlsplit(url).path[1:]) or "/"
+
+
+def with_login_of(address: str, amqp_url: str) -> str:
+    """The address, with the password of the AMQP URL where it names the same user and none of its own.
+
+    So that one password file serves both. What is no address stays as it is, and is refused when it is asked.
+    """
+    wanted, amqp = urlsplit(address), urlsplit(amqp_url)
+    if not wanted.username or wanted.password is not None or wanted.username != amqp.username or not amqp.password:
+        return address
+    place = wanted.netloc.rpartition("@")[2]
+    return urlunsplit(wanted._replace(netloc=f"{amqp.username}:{amqp.password}@{place}"))
 
 
 def import_definitions(address: str, definitions: str) -> None:

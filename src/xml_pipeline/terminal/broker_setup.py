@@ -13,7 +13,7 @@ from rich.console import Console
 
 from xml_pipeline.errors import InvalidInput
 from xml_pipeline.message_bus.broker_users import BrokerUser, definitions
-from xml_pipeline.message_bus.management import import_definitions, vhost_of
+from xml_pipeline.message_bus.management import import_definitions, vhost_of, with_login_of
 from xml_pipeline.message_bus.rights import SERVICES, rights_of
 from xml_pipeline.message_bus.topology import organism_topology
 from xml_pipeline.terminal.broker_admin import by_rabbitmqctl
@@ -47,7 +47,8 @@ def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None
             list[str] | None, typer.Option(help="The user agent-worker reads this one's assignments alone. Repeat.")
         ] = None,
         management: Annotated[
-            str | None, typer.Option(help="http://admin:password@host:15672, the management plugin's address.")
+            str | None,
+            typer.Option(help="http://admin:password@host:15672; the AMQP URL's user needs no password here."),
         ] = None,
         rabbitmqctl: Annotated[
             str | None, typer.Option(help="The command, such as 'docker exec -i rabbitmq rabbitmqctl'.")
@@ -77,7 +78,7 @@ def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None
         ]
         document = definitions(users, vhost_of(url))
         asyncio.run(_declare(url, organism_topology(organism.name, organism.listeners)))
-        _import(document, management, rabbitmqctl, to_file)
+        _import(document, with_login_of(management, url) if management else None, rabbitmqctl, to_file)
         out.print(f"declared: exchanges and queues of {organism.name}, {len(organism.listeners)} listeners")
         for user in users:
             out.print(f"user {user.name}: {'written' if to_file else 'its password and rights are set'}")

@@ -47,13 +47,14 @@ def add_doctor_command(app: typer.Typer, out: Console, panel: str) -> None:
         if as_json:
             views.print_json(out, findings_json(findings))
         else:
-            out.print(findings_view(findings))
+            out.print(findings_view(findings), soft_wrap=True)
         if any(finding.state is State.FAILED for finding in findings):
             raise typer.Exit(EXIT_FAILED)
 
 
 def _patient(file: Path | None, management: str | None, prefix: str) -> Patient:
     from xml_pipeline.doctor.examination import Patient
+    from xml_pipeline.message_bus.management import with_login_of
     from xml_pipeline.organism.load import load_organism
     from xml_pipeline.runtime import SettingMissing, read_settings
 
@@ -63,6 +64,7 @@ def _patient(file: Path | None, management: str | None, prefix: str) -> Patient:
     if settings.amqp_url is None:
         return Patient(settings.database_url, prefix=prefix)
     organism = load_organism(file or settings.file)
+    management = with_login_of(management, settings.amqp_url) if management else None
     listeners = tuple(organism.listeners)
     return Patient(settings.database_url, settings.amqp_url, management, organism.name, listeners, prefix)
 
