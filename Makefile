@@ -33,6 +33,9 @@ chaos: $(INSTALLED)  ## every fault under load, and what it cost; SHORT=1, FAULT
 compose-test: $(INSTALLED)  ## docker compose up, scaled, broken and replaced under load, where a Docker engine answers
 	@$(BIN)/python -m tests.compose
 
+compose-images: $(INSTALLED)  ## have the images of compose-test there, and build the project's
+	@$(BIN)/python -m tests.compose images
+
 lock: $(INSTALLED)  ## pin the newest versions that pyproject.toml allows
 	@tools/lock.sh
 
@@ -43,4 +46,4 @@ clean:  ## remove .venv, caches and the data of `make up`
 $(INSTALLED): requirements.lock pyproject.toml
 	@tools/install.sh
 
-.PHONY: help install demo up test lint bench load chaos compose-test lock clean
+.PHONY: help install demo up test lint bench load chaos compose-test compose-images lock clean

@@ -4,26 +4,59 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import httpx
 
-from tests.compose.engine import PORT
+from tests.compose.engine import ComposeFailed
 
 PATIENCE = 120.0
 _PAUSE = 0.25
 
 
+def until(probe: Callable[[], object], what: str, seconds: float) -> None:
+    """Look until it is so. Raises ComposeFailed when it is not in time."""
+    limit = time.monotonic() + seconds
+    while not probe():
+        if time.monotonic() > limit:
+            raise ComposeFailed(f"{what}: not within {seconds:g} s")
+        time.sleep(_PAUSE)
+
+
 class Client:
     """Injects from some threads at once, and what became of them."""
 
-    def __init__(self, key: str, workers: int = 8) -> None:
+    def __init__(self, url: str, key: str, workers: int = 8) -> None:
         headers = {"Authorization": f"Bearer {key}"}
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{PORT}/api/v1", headers=headers, timeout=20)
+        self._http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=20)
         self._pool = ThreadPoolExecutor(workers)
         self._accepted: list[Future[str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Send no more."""
+        self._pool.shutdown(cancel_futures=True)
+        self._http.close()
+
+    @property
+    def accepted(self) -> int:
+        """How many were accepted so far."""
+        return sum(1 for one in self._accepted if one.done())
+
+    @property
+    def sent(self) -> int:
+        """How many it has begun to send."""
+        return len(self._accepted)
+
+    def greet(self, name: str) -> None:
+        """Inject one, and wait for the answer."""
+        thread = self._inject(name)
+        until(lambda: self.status(thread) == "completed", f"{name} is greeted", PATIENCE)
 
     def inject(self, count: int) -> None:
         """Begin to send so many."""
@@ -34,19 +67,22 @@ class Client:
         threads = [accepted.result() for accepted in self._accepted]
         limit = time.monotonic() + PATIENCE
         while True:
-            found = Counter(self.get(f"/threads/{thread}")["status"] for thread in threads)
+            found = Counter(self._pool.map(self.status, threads))
             if not found["active"] or time.monotonic() > limit:
                 return found
             time.sleep(_PAUSE)
+
+    def status(self, thread: str) -> str:
+        """The state of one thread."""
+        return str(self.get(f"/threads/{thread}")["status"])
 
     def get(self, path: str) -> Any:
         """The answer to a GET, asked for until there is one."""
         return self._patiently("GET", path).json()
 
-    def close(self) -> None:
-        """Send no more."""
-        self._pool.shutdown(cancel_futures=True)
-        self._http.close()
+    def post(self, path: str) -> Any:
+        """The answer to a POST, sent until there is one."""
+        return self._patiently("POST", path).json()
 
     def _inject(self, key: str) -> str:
         body = {"to": "greeter", "payload": {"name": key}}

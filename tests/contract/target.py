@@ -146,17 +146,20 @@ def in_process_target(client: TestClient, **options: Any) -> Target:
 
 
 @contextmanager
-def network_target(url: str, other: str | None = None, *, limit: float = 30.0, **options: Any) -> Iterator[Target]:
-    """The gateways at these URLs (`http://host:port`)."""
+def network_target(
+    url: str, other: str | None = None, *, limit: float = 30.0, key: str | None = None, **options: Any
+) -> Iterator[Target]:
+    """The gateways at these URLs (`http://host:port`), asked with this API key."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     @contextmanager
     def open_socket(path: str) -> Iterator[Socket]:
-        with connect(url.replace("http", "ws", 1) + path, max_size=None) as connection:
+        with connect(url.replace("http", "ws", 1) + path, max_size=None, additional_headers=headers) as connection:
             yield NetworkSocket(connection, limit)
 
     with (
-        httpx.Client(base_url=url, timeout=limit) as http,
-        httpx.Client(base_url=other or url, timeout=limit) as second,
+        httpx.Client(base_url=url, timeout=limit, headers=headers) as http,
+        httpx.Client(base_url=other or url, timeout=limit, headers=headers) as second,
     ):
         yield Target(http, second, open_socket, limit=limit, **options)
 

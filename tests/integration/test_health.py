@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import pytest
 from tests.chaos.load import until
 from tests.integration.ledger_support import ask, handled_message
 from tests.support.broker import Broker
-from tests.support.fleet import Fleet, Service
+from tests.support.fleet import ROOT, Fleet, Service
 from tests.support.gated import Gated
 from tests.support.organism_up import organism as command
 from tests.support.postgres import OwnDatabases
@@ -33,6 +36,7 @@ from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.schema import migrate
 
 SERVICES = ("gateway", "router", "usage", "agent-worker")
+PROBE = ROOT / "services" / "probe" / "main.py"
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -81,6 +85,13 @@ async def until_ready_are(fleet: Fleet, *names: str) -> None:
     await until(so)
 
 
+def probed(service: Service) -> tuple[int, bool | None]:
+    """As Docker asks: its exit code, and whether the service says that all is well; None where it says nothing."""
+    environment = {"ORGANISM_OPS_PORT": str(service.ops_port)}
+    done = subprocess.run([sys.executable, "-I", "-S", PROBE], env=environment, capture_output=True, text=True)
+    return done.returncode, None if done.stdout.startswith("no answer") else json.loads(done.stdout)["ok"]
+
+
 def states(report: dict[str, Any]) -> dict[str, str]:
     return {check["name"]: check["state"] for check in report["checks"]}
 
@@ -96,6 +107,7 @@ async def test_services_say_what_they_lack(fleet: Fleet, own_broker: Broker, dat
     assert (await at(f"{gateway.url}/readyz")).json().keys() == {"ok", "phase", "checks"}
     assert command("health", ORGANISM_OPS_PORT=str(router.ops_port)).returncode == 0
     assert command("health", "--live", gateway.url).stdout == "alive\n"
+    assert probed(router) == (0, True)
 
     await asyncio.to_thread(own_broker.node.kill)
     await until_ready_are(fleet, "gateway")
@@ -109,6 +121,7 @@ async def test_services_say_what_they_lack(fleet: Fleet, own_broker: Broker, dat
     }
     asked = command("health", router.ops_url)
     assert (asked.returncode, asked.stderr.startswith("not ready: broker down")) == (1, True)
+    assert probed(router) == (1, False)
     own_broker.node.start()
     await until_ready_are(fleet, *SERVICES)
 
@@ -127,6 +140,7 @@ async def test_services_say_what_they_lack(fleet: Fleet, own_broker: Broker, dat
     os.kill(worker.process.pid, signal.SIGSTOP)
     assert worker.says("/livez") is None
     assert command("health", "--live", worker.ops_url).returncode == 1
+    assert probed(worker) == (1, None)
     os.kill(worker.process.pid, signal.SIGCONT)
     assert (await told(worker, "/livez"))["status"] == 200
 

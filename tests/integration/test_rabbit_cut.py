@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
+from aiormq.connection import FrameReceiver
 
 from tests.contract.bus_hub import PATIENCE, RabbitHub, bodies, receive
 from tests.contract.tcp_proxy import TcpProxy
+from xml_pipeline.errors import BrokerUnavailable
 from xml_pipeline.message_bus.port import Consumer, Outgoing, Published
 from xml_pipeline.message_bus.rabbit import RabbitBus, connect_rabbit
+from xml_pipeline.message_bus.rabbit.link import Connection, Link, call
 from xml_pipeline.message_bus.topology import Names, organism_topology
 
 COUNT = 20_000
+SOON = 20.0
 BATCH = 50
 
 
@@ -102,3 +106,34 @@ async def _cut(proxy: TcpProxy, chance: random.Random) -> None:
     while True:
         await asyncio.sleep(chance.uniform(0.02, 0.2))
         proxy.cut()
+
+
+async def test_who_hangs_up_before_he_says_anything_is_a_broker_that_is_gone() -> None:
+    """A proxy whose broker is gone takes a connection and ends it: aiormq then lets a StopAsyncIteration out."""
+    silent = asyncio.StreamReader()
+    silent.feed_eof()
+    with pytest.raises(BrokerUnavailable):
+        await call(FrameReceiver(silent).get_frame())
+
+
+async def test_a_link_goes_on_whatever_it_ran_into(proxy: TcpProxy, amqp_url: str) -> None:
+    place = urlsplit(amqp_url).netloc.rpartition("@")
+    opened = 0
+
+    async def on_open(_: Connection) -> None:
+        nonlocal opened
+        opened += 1
+        if opened == 2:
+            raise LookupError("what nobody has thought of")
+
+    link = Link(amqp_url.replace(place[2], f"127.0.0.1:{proxy.port}"), "behind proxy", on_open)
+    await link.start()
+    try:
+        async with asyncio.timeout(SOON):
+            first = await link.connection()
+            proxy.cut()
+            await first.lost.wait()
+            assert await link.connection() is not first
+        assert opened == 3
+    finally:
+        await link.close()

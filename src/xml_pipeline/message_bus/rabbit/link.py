@@ -33,6 +33,8 @@ HEARTBEAT_SECONDS: Final = 10
 SILENT_TICKS_ALLOWED: Final = 15  # RabbitMQ says something every five seconds
 CONNECT_SECONDS: Final = 5.0
 CALL_SECONDS: Final = 10.0
+# What aiormq lets out where the other side goes before it has said anything, as proxies do whose broker is gone.
+_HUNG_UP: Final = (EOFError, StopAsyncIteration)
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 
@@ -81,7 +83,7 @@ def _told(asked: asyncio.Future[T]) -> T:
         raise BrokerUnavailable("the connection was lost while waiting for an answer") from None
     except AMQPChannelError:
         raise
-    except (AMQPError, OSError, RuntimeError) as error:
+    except (AMQPError, OSError, RuntimeError, *_HUNG_UP) as error:
         raise BrokerUnavailable(str(error) or type(error).__name__) from error
 
 
@@ -207,18 +209,26 @@ class Link:
             await self._connection.close()
 
     async def _keep(self, first: Connection) -> None:
+        """For ever: a link that died would leave a process that looks alive and hears nothing."""
         backoff = Backoff()
         connection: Connection | None = first
         while True:
-            connection = connection or await self._open(backoff)
-            if connection is None:
-                continue
-            if await self._prepare(connection):
-                backoff.reset()
-                await self._serve(connection)
-            else:
+            try:
+                await self._use(connection, backoff)
+            except Exception:
+                log.exception("link_failed", link=self._name)
                 await backoff.pause()
             connection = None
+
+    async def _use(self, given: Connection | None, backoff: Backoff) -> None:
+        connection = given or await self._open(backoff)
+        if connection is None:
+            return
+        if await self._prepare(connection):
+            backoff.reset()
+            await self._serve(connection)
+        else:
+            await backoff.pause()
 
     async def _open(self, backoff: Backoff) -> Connection | None:
         try:
