@@ -49,9 +49,8 @@ def try_under_load() -> Iterator[str]:
             calls = client.get("/usage")["usage"]["totals"]["requestCount"]
         sent = client.sent + 1
         # Who was killed while its model answered has spent that; its handler ran, and asked, once more.
-        say(
-            f"{sent} threads: {found['completed'] + 1} completed, {calls} calls booked, {calls - sent} of runs cut short"
-        )
+        say(f"{sent} threads, {found['completed'] + 1} completed")
+        say(f"{calls} calls booked, {calls - sent} in runs that were cut short")
         if found != {"completed": sent - 1}:
             yield f"of {sent - 1} threads {dict(found)}"
         if calls < sent:
