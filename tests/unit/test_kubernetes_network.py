@@ -21,13 +21,22 @@ STRANGER, NEIGHBOUR = Peer(namespace="elsewhere"), Peer({"app.kubernetes.io/name
 CLIENT, PROVIDER = Peer(address="203.0.113.7"), Peer(address="198.51.100.9")
 
 
-@pytest.mark.parametrize("who", [STRANGER, NEIGHBOUR, CLIENT, *WORKLOADS.values()], ids=str)
-def test_only_the_gateways_api_is_reached(who: Peer) -> None:
+OTHERS = {"a stranger": STRANGER, "a neighbour": NEIGHBOUR, "a client": CLIENT}
+
+
+@pytest.mark.parametrize("who", [*OTHERS, *WORKLOADS])
+def test_only_the_gateways_api_is_reached_and_by_none_of_ours(who: str) -> None:
     for name, port in itertools.product(WORKLOADS, (22, 80, 5672, 8080, 9100)):
-        calls_itself = who in WORKLOADS.values()  # none of ours has a way out to another
-        assert may_reach(POLICIES, who, WORKLOADS[name], port) is (
-            (name, port) == ("gateway", 8080) and not calls_itself
-        ), (name, port)
+        wanted = who in OTHERS and (name, port) == ("gateway", 8080)
+        assert may_reach(POLICIES, {**OTHERS, **WORKLOADS}[who], WORKLOADS[name], port) is wanted, (name, port)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_first_policy_allows_nothing(name: str) -> None:
+    [nothing] = [one for one in POLICIES if one["metadata"]["name"] == "nothing"]
+    for other in (*OTHERS.values(), BROKER, DATABASE, NAMES, PROMETHEUS):
+        assert not may_reach([nothing], WORKLOADS[name], other, 443)
+        assert not may_reach([nothing], other, WORKLOADS[name], 8080)
 
 
 @pytest.mark.parametrize("name", SERVICES)
