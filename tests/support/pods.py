@@ -24,7 +24,7 @@ class Pods:
     def environment(self, workload: Workload, container: Manifest) -> dict[str, str]:
         """The variables of a container, with the places of its files."""
         places = self._mounted(workload, container)
-        return {one["name"]: self._moved(self._value(one), places) for one in container.get("env", ())}
+        return {one["name"]: self._moved(self.value(one), places) for one in container.get("env", ())}
 
     def arguments(self, workload: Workload, container: Manifest) -> list[str]:
         """What the image's command is given."""
@@ -36,7 +36,8 @@ class Pods:
         """Where a mounted folder is."""
         return Path(self._mounted(workload, container)[path])
 
-    def _value(self, variable: Manifest) -> str:
+    def value(self, variable: Manifest) -> str:
+        """What a variable says."""
         if "value" in variable:
             return str(variable["value"])
         if secret := variable["valueFrom"].get("secretKeyRef"):
@@ -47,11 +48,12 @@ class Pods:
     def _mounted(self, workload: Workload, container: Manifest) -> dict[str, str]:
         volumes = {volume["name"]: volume for volume in workload.pod["volumes"]}
         return {
-            str(mount["mountPath"]): str(self._volume(workload.name, volumes[mount["name"]]))
+            str(mount["mountPath"]): str(self.volume(workload.name, volumes[mount["name"]]))
             for mount in container["volumeMounts"]
         }
 
-    def _volume(self, owner: str, volume: Manifest) -> Path:
+    def volume(self, owner: str, volume: Manifest) -> Path:
+        """The folder of a pod's volume."""
         place = self.folder / owner / str(volume["name"])
         if not place.exists():
             _lay_out(place, self._files(volume))
