@@ -32,7 +32,7 @@ ENV PATH=/opt/organism/bin:$PATH \
 WORKDIR /organism
 
 FROM base AS service
-COPY services/probe/main.py /opt/organism/probe.py
+COPY services/probe.py /opt/organism/probe.py
 EXPOSE 9100
 # Isolated and without site-packages: a start of Python takes little then, and there is one for each container every 5 s.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "-S", "/opt/organism/probe.py"]

@@ -13,7 +13,7 @@ check ruff check .
 check ruff format --check .
 check mypy
 # Each service is a script named main.py: mypy takes one module of a name at a time.
-for script in services/*/main.py examples/*/; do
+for script in services/*/main.py services/probe.py examples/*/; do
     [ -e "$script" ] && check mypy "$script"
 done
 check lint-imports

@@ -36,7 +36,7 @@ from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.schema import migrate
 
 SERVICES = ("gateway", "router", "usage", "agent-worker")
-PROBE = ROOT / "services" / "probe" / "main.py"
+PROBE = ROOT / "services" / "probe.py"
 
 pytestmark = pytest.mark.timeout(180)
 
