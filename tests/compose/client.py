@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Self
 from uuid import uuid4
 
@@ -44,11 +44,6 @@ class Client:
         self._http.close()
 
     @property
-    def accepted(self) -> int:
-        """How many were accepted so far."""
-        return sum(1 for one in self._accepted if one.done())
-
-    @property
     def sent(self) -> int:
         """How many it has begun to send."""
         return len(self._accepted)
@@ -61,6 +56,10 @@ class Client:
     def inject(self, count: int) -> None:
         """Begin to send so many."""
         self._accepted.extend(self._pool.submit(self._inject, uuid4().hex) for _ in range(count))
+
+    def until_accepted(self) -> None:
+        """Until all that it has begun to send is accepted."""
+        wait(self._accepted)
 
     def statuses(self) -> Counter[str]:
         """The states of all threads, once all have ended or time is over."""

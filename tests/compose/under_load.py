@@ -14,7 +14,7 @@ from tests.compose.say import say, timed
 PROJECT = Project("organism-under-load", ROOT / "tests" / "compose" / "organism")
 EACH_STEP = 60
 SCALED = 4
-WAITING = 600
+WAITING = 900
 SCALE_SECONDS = 5.0
 _FIRST_TURN_SECONDS = 30
 
@@ -61,6 +61,7 @@ def try_under_load() -> Iterator[str]:
 def _scale_up(client: Client) -> Iterator[str]:
     """Work waits for one worker, others are added: how long after their start each has begun its first turn."""
     client.inject(WAITING)
+    timed(f"{WAITING} injects accepted", client.until_accepted)
     before = set(PROJECT.containers("agent-worker"))
     timed(f"scale agent-worker to {SCALED}", lambda: _scale(SCALED))
     added = sorted(set(PROJECT.containers("agent-worker")) - before)
