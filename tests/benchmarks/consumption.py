@@ -7,11 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 import psutil
 
 CLIENT = "client"
+CPUS = os.cpu_count() or 1
 _DATABASE = """
 select clock_timestamp() as at, pg_current_wal_lsn() - '0/0'::pg_lsn as wal, xact_commit as commits
 from pg_stat_database where datname = current_database()
@@ -23,7 +25,7 @@ _IDLE = ("idle", "iowait")
 class Reading:
     """Counters at one moment. `cpu`: seconds by kind of process; `busy`: of all CPUs, whoever used them."""
 
-    at: object
+    at: datetime
     cpu: Mapping[str, float]
     busy: float
     wal: int
@@ -78,6 +80,3 @@ def _busy_seconds() -> float:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-CPUS = os.cpu_count() or 1

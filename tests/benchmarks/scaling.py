@@ -2,7 +2,8 @@
 
 `python -m tests.benchmarks.scaling`: one fleet on RabbitMQ and PostgreSQL, to which workers are added and from which
 they are taken while it runs; more waits at any time than the workers can hold. First with so few handlers at once that
-the machine has time left, up and down and up again; then with so many that it has none.
+the machine has time left, up and down and up again; then with so many that it has none. `x linear`: by the rate of one
+worker; `x waiting`: by that of handlers that do nothing but wait.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import uvloop
 
 from tests.benchmarks import consumption
 from tests.benchmarks.consumption import CLIENT, CPUS, Reading
-from tests.benchmarks.feeding import TURNS_EACH, Feeder
+from tests.benchmarks.feeding import Feeder
 from tests.benchmarks.figures import machine
 from tests.support.broker import Broker, start_broker, unique_organism
 from tests.support.fleet import Fleet, running
@@ -39,8 +40,10 @@ WORKERS = (1, 2, 4, 8)
 FEW, MANY = 5, 100  # handlers at once in a worker
 ROUNDS = 3
 SECONDS = 6.0
+SETTLE = 1.0
 LIMIT = 60.0
-KINDS = ("router", "agent-worker", "gateway", "usage", "PostgreSQL", "RabbitMQ", CLIENT)
+SERVICES = ("router", "agent-worker", "gateway", "usage")
+KINDS = (*SERVICES, "PostgreSQL", "RabbitMQ", CLIENT)
 _TURNS = "select count(*) from turns where created_at >= $1 and created_at < $2"
 _SIZES = """
 select c.relname as name, pg_table_size(c.oid) as heap, pg_indexes_size(c.oid) as indexes, s.n_live_tup as rows
@@ -59,7 +62,7 @@ class Window:
     seconds: float
     turns: int
     cpu: Mapping[str, float]
-    busy: float
+    cpu_of_all: float
     wal: int
     commits: int
 
@@ -67,6 +70,16 @@ class Window:
     def rate(self) -> float:
         """Turns a second."""
         return self.turns / self.seconds
+
+    @property
+    def busy(self) -> float:
+        """The share of the machine that was in use, by whomever."""
+        return self.cpu_of_all / self.seconds / CPUS
+
+    @property
+    def ours(self) -> float:
+        """The share of the machine that this fleet, its servers and its client used."""
+        return sum(self.cpu.values()) / self.seconds / CPUS
 
     @property
     def possible(self) -> float:
@@ -87,7 +100,7 @@ class Site:
     @property
     def pids(self) -> dict[str, list[int]]:
         """The processes of each kind."""
-        services = {kind: [one.process.pid for one in self.fleet.of(kind)] for kind in KINDS[:4]}
+        services = {kind: [one.process.pid for one in self.fleet.of(kind)] for kind in SERVICES}
         return services | {kind: list(pids) for kind, pids in self.servers.items()}
 
     async def scale(self, workers: int) -> None:
@@ -99,8 +112,8 @@ class Site:
         for one in started:
             await asyncio.to_thread(one.wait_ready)
         await self._until_known(workers * self.handlers)
-        self.feeder.wanted = max(100, 4 * workers * self.handlers)
-        await self.feeder.filled()
+        await self.feeder.want(max(100, 2 * workers * self.handlers))
+        await asyncio.sleep(SETTLE)
 
     async def window(self, seconds: float) -> Window:
         """Raises SupportError where there was not enough to do."""
@@ -135,7 +148,7 @@ def _difference(workers: int, handlers: int, turns: int, before: Reading, after:
 
 
 @asynccontextmanager
-async def site(broker: Broker, handlers: int, environment: Mapping[str, str] | None = None) -> AsyncIterator[Site]:
+async def site(broker: Broker, handlers: int) -> AsyncIterator[Site]:
     """One gateway, router, usage service and agent-worker, the latter with one child, on a database of their own."""
     databases = start_postgres(migrate=migrate, durable=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -143,11 +156,11 @@ async def site(broker: Broker, handlers: int, environment: Mapping[str, str] | N
         file = renamed(ORGANISM, unique_organism("scale"), Path(folder) / "organism")
         text = file.read_text()
         file.write_text(text.replace("max_concurrent_handlers: 5", f"max_concurrent_handlers: {handlers}"))
-        own = {"ORGANISM_WORKER_PROCESSES": "1", "ORGANISM_LOG_LEVEL": "warning", **(environment or {})}
+        own = {"ORGANISM_WORKER_PROCESSES": "1", "ORGANISM_LOG_LEVEL": "warning"}
         fleet = Fleet(file, broker.amqp_url, url, Path(folder), own)
         connection, feeding = await asyncpg.connect(url), await asyncpg.connect(url)
         try:
-            with running(fleet, dict.fromkeys(KINDS[:4], 1)):
+            with running(fleet, dict.fromkeys(SERVICES, 1)):
                 async with Feeder(fleet.urls()[0], feeding) as feeder:
                     yield Site(fleet, connection, feeder, handlers, _servers(broker, databases))
         finally:
@@ -164,12 +177,12 @@ def _servers(broker: Broker, databases: Databases) -> dict[str, list[int]]:
         return servers
 
 
-async def rounds(place: Site, workers: Sequence[int], count: int, seconds: float) -> list[Window]:
+async def rounds(place: Site, count: int, seconds: float) -> list[Window]:
     """Up, down, up and so on, so that the machine's drift is in all of them."""
     windows = []
     for number in range(count):
-        for workers_now in workers if number % 2 == 0 else reversed(workers):
-            await place.scale(workers_now)
+        for workers in WORKERS if number % 2 == 0 else reversed(WORKERS):
+            await place.scale(workers)
             windows.append(await place.window(seconds))
     return windows
 
@@ -177,86 +190,82 @@ async def rounds(place: Site, workers: Sequence[int], count: int, seconds: float
 def table(windows: Sequence[Window]) -> Iterator[str]:
     """A line for each number of workers: medians of its windows."""
     kinds = [kind for kind in KINDS if kind in windows[0].cpu]
-    yield f"{'workers':>9} {'turns/s':>9} {'x linear':>9} {'x waiting':>10} {'CPU busy':>9}   ms of CPU a turn: " + ", ".join(kinds)
-    by_workers = {count: [one for one in windows if one.workers == count] for count in {w.workers: None for w in windows}}
-    base = min(by_workers)
-    one = _mid(by_workers[base], lambda window: window.rate) / base
-    for count in sorted(by_workers):
-        of = by_workers[count]
-        rate = _mid(of, lambda window: window.rate)
-        possible, busy = of[0].possible, _mid(of, lambda window: window.busy / window.seconds / CPUS)
-        costs = [_mid(of, lambda window, kind=kind: 1000 * window.cpu[kind] / window.turns) for kind in kinds]
+    yield f"workers  turns/s  x linear  x waiting  CPU busy  CPU ours  ms of CPU a turn: {', '.join(kinds)}"
+    counts = sorted({window.workers for window in windows})
+    of = {count: [window for window in windows if window.workers == count] for count in counts}
+    one = _mid(window.rate for window in of[counts[0]]) / counts[0]
+    for count in counts:
+        rate = _mid(window.rate for window in of[count])
+        costs = [_mid(1000 * window.cpu[kind] / window.turns for window in of[count]) for kind in kinds]
         yield (
-            f"{count:>9} {rate:>9,.0f} {rate / one / count:>9.2f} {rate / possible:>10.2f} {busy:>9.0%}   "
-            + " ".join(f"{cost:>7.2f}" for cost in costs)
+            f"{count:>7} {rate:>8,.0f} {rate / one / count:>9.2f} {rate / of[count][0].possible:>10.2f}"
+            f" {_mid(window.busy for window in of[count]):>9.0%} {_mid(window.ours for window in of[count]):>9.0%}  "
+            + " ".join(f"{cost:>6.2f}" for cost in costs)
         )
 
 
-def _mid(windows: Iterable[Window], value: Callable[[Window], float]) -> float:
-    return median(map(value, windows))
-
-
-async def state(place: Site, last: Window) -> list[str]:
+async def state(place: Site, last: Window) -> AsyncIterator[str]:
     """What the fleet holds and leaves behind, as it stands."""
-    pids = place.pids
     turns = await place.connection.fetchval("select count(*) from turns")
-    lines = [
-        f"PostgreSQL a turn: {last.wal / last.turns:,.0f} bytes of WAL, {last.commits / last.turns:.2f} commits",
-    ]
+    wal, batch = last.wal / last.turns, last.turns / last.commits
+    yield f"PostgreSQL: {wal:,.0f} bytes of WAL a turn, {batch:.1f} turns a commit"
     for row in await place.connection.fetch(_SIZES):
-        lines.append(
-            f"  {row['name']}: {row['rows'] / turns:.2f} rows, {row['heap'] / turns:,.0f} bytes,"
-            f" {row['indexes'] / turns:,.0f} of indexes"
+        heap, indexes = row["heap"] / turns, row["indexes"] / turns
+        yield f"  {row['name']}: {row['rows'] / turns:.2f} rows a turn, {heap:,.0f} bytes, indexes {indexes:,.0f}"
+    services = {kind: pids for kind, pids in place.pids.items() if kind in SERVICES}
+    memory = consumption.memory(services)
+    to_database = consumption.connections(services, urlsplit(place.fleet.database_url).port or 0)
+    to_broker = consumption.connections(services, urlsplit(place.fleet.amqp_url).port or 0)
+    for kind, pids in services.items():
+        yield (
+            f"{kind}: {memory[kind]:.0f} MB, {to_database[kind] / len(pids):.0f} connections to PostgreSQL,"
+            f" {to_broker[kind] / len(pids):.0f} to RabbitMQ"
         )
-    services = {kind: pids[kind] for kind in KINDS[:4]}
-    to_database, to_broker = (
-        consumption.connections(services, urlsplit(url).port or 0)
-        for url in (place.fleet.database_url, place.fleet.amqp_url)
-    )
-    for kind, megabytes in consumption.memory(services).items():
-        count = len(services[kind])
-        lines.append(
-            f"{kind}: {megabytes:.0f} MB each, {to_database[kind] / count:.0f} connections to PostgreSQL,"
-            f" {to_broker[kind] / count:.0f} to RabbitMQ"
-        )
-    return lines
 
 
-async def figures(broker: Broker, *, workers: Sequence[int], count: int, seconds: float) -> AsyncIterator[str]:
-    """All of it, line by line."""
-    yield f"{FEW} handlers at once in a worker, {count} windows of {seconds:g} s each"
+def few(broker: Broker, count: int = ROUNDS, seconds: float = SECONDS) -> list[str]:
+    """So few handlers at once that eight workers leave some of the CPU: is it linear?"""
+    return uvloop.run(_few(broker, count, seconds))
+
+
+async def _few(broker: Broker, count: int, seconds: float) -> list[str]:
     async with site(broker, FEW) as place:
-        for line in table(await rounds(place, workers, count, seconds)):
-            yield line
-    yield f"{MANY} handlers at once in a worker, until the CPU is full"
+        return list(table(await rounds(place, count, seconds)))
+
+
+def many(broker: Broker, count: int = 1, seconds: float = SECONDS) -> list[str]:
+    """So many that the CPU is full: who takes what of it?"""
+    return uvloop.run(_many(broker, count, seconds))
+
+
+async def _many(broker: Broker, count: int, seconds: float) -> list[str]:
     async with site(broker, MANY) as place:
-        windows = await rounds(place, workers, 1, seconds)
-        for line in (*table(windows), *await state(place, windows[-1])):
-            yield line
+        windows = await rounds(place, count, seconds)
+        return [*table(windows), *[line async for line in state(place, windows[-1])]]
 
 
-def run(broker: Broker, workers: Sequence[int] = WORKERS, count: int = ROUNDS, seconds: float = SECONDS) -> Iterator[str]:
-    """On a broker that runs."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        lines = figures(broker, workers=workers, count=count, seconds=seconds)
-        while (line := runner.run(anext(lines, None))) is not None:  # type: ignore[arg-type]
-            yield line
+def _mid(values: Iterable[float]) -> float:
+    return median(values)
+
+
+TITLES = (
+    f"Scaling: handlers that wait 100 ms, {FEW} at once in a worker, {ROUNDS} windows of {SECONDS:g} s each",
+    f"Scaling: the same, {MANY} at once in a worker, until the CPU is full",
+)
 
 
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each window")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--workers", default=",".join(map(str, WORKERS)))
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the first table")
     arguments = parser.parse_args()
     configure_logging("warning", style="console")
-    os.environ.setdefault("ORGANISM_LOG_LEVEL", "warning")
     broker = start_broker()
     try:
         print(machine([broker.kind, f"load {os.getloadavg()[0]:.1f} before"]), flush=True)
-        for line in run(broker, tuple(map(int, arguments.workers.split(","))), arguments.rounds, arguments.seconds):
-            print(line, flush=True)
+        print(TITLES[0], *few(broker, arguments.rounds, arguments.seconds), sep="\n", flush=True)
+        print(TITLES[1], *many(broker, seconds=arguments.seconds), sep="\n", flush=True)
     finally:
         broker.close()
 
