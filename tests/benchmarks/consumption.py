@@ -35,7 +35,7 @@ class Reading:
 async def read(connection: asyncpg.Connection[asyncpg.Record], pids: Mapping[str, Iterable[int]]) -> Reading:
     """`pids`: by kind, the processes that count with all that they have started."""
     row = await connection.fetchrow(_DATABASE)
-    cpu = {kind: sum(map(_cpu_seconds, roots)) for kind, roots in pids.items()}
+    cpu = {kind: sum(map(cpu_seconds, roots)) for kind, roots in pids.items()}
     cpu[CLIENT] = sum(psutil.Process().cpu_times()[:2])
     return Reading(row["at"], cpu, _busy_seconds(), int(row["wal"]), row["commits"])
 
@@ -54,7 +54,7 @@ def connections(pids: Mapping[str, Iterable[int]], port: int) -> Counter[str]:
     return counted
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """With what children used that have ended and been waited for."""
     return sum(sum(process.cpu_times()[:4]) for process in _family(pid))
 

@@ -37,7 +37,7 @@ from xml_pipeline.storage.schema import migrate
 ORGANISM = Path(__file__).parent / "waiting"
 WAIT = 0.1  # seconds: that of waiting.py
 WORKERS = (1, 2, 4, 8)
-FEW, MANY = 5, 100  # handlers at once in a worker
+FEW, MANY = 4, 25  # handlers at once in a worker
 ROUNDS = 3
 SECONDS = 6.0
 SETTLE = 1.0
@@ -155,12 +155,12 @@ async def site(broker: Broker, handlers: int) -> AsyncIterator[Site]:
         url = await asyncio.to_thread(databases.create_database)
         file = renamed(ORGANISM, unique_organism("scale"), Path(folder) / "organism")
         text = file.read_text()
-        file.write_text(text.replace("max_concurrent_handlers: 5", f"max_concurrent_handlers: {handlers}"))
+        file.write_text(text.replace("max_concurrent_handlers: 4", f"max_concurrent_handlers: {handlers}"))
         own = {"ORGANISM_WORKER_PROCESSES": "1", "ORGANISM_LOG_LEVEL": "warning"}
         fleet = Fleet(file, broker.amqp_url, url, Path(folder), own)
         connection, feeding = await asyncpg.connect(url), await asyncpg.connect(url)
         try:
-            with running(fleet, dict.fromkeys(SERVICES, 1)):
+            with running(fleet, dict.fromkeys(SERVICES, 1), timeout=LIMIT):
                 async with Feeder(fleet.urls()[0], feeding) as feeder:
                     yield Site(fleet, connection, feeder, handlers, _servers(broker, databases))
         finally:
