@@ -223,23 +223,23 @@ async def state(place: Site, last: Window) -> AsyncIterator[str]:
         )
 
 
-def few(broker: Broker, count: int = ROUNDS, seconds: float = SECONDS) -> list[str]:
+def few(broker: Broker, count: int = ROUNDS, seconds: float = SECONDS, handlers: int = FEW) -> list[str]:
     """So few handlers at once that eight workers leave some of the CPU: is it linear?"""
-    return uvloop.run(_few(broker, count, seconds))
+    return uvloop.run(_few(broker, count, seconds, handlers))
 
 
-async def _few(broker: Broker, count: int, seconds: float) -> list[str]:
-    async with site(broker, FEW) as place:
+async def _few(broker: Broker, count: int, seconds: float, handlers: int) -> list[str]:
+    async with site(broker, handlers) as place:
         return list(table(await rounds(place, count, seconds)))
 
 
-def many(broker: Broker, count: int = 1, seconds: float = SECONDS) -> list[str]:
+def many(broker: Broker, count: int = 1, seconds: float = SECONDS, handlers: int = MANY) -> list[str]:
     """So many that the CPU is full: who takes what of it?"""
-    return uvloop.run(_many(broker, count, seconds))
+    return uvloop.run(_many(broker, count, seconds, handlers))
 
 
-async def _many(broker: Broker, count: int, seconds: float) -> list[str]:
-    async with site(broker, MANY) as place:
+async def _many(broker: Broker, count: int, seconds: float, handlers: int) -> list[str]:
+    async with site(broker, handlers) as place:
         windows = await rounds(place, count, seconds)
         return [*table(windows), *[line async for line in state(place, windows[-1])]]
 
@@ -248,10 +248,10 @@ def _mid(values: Iterable[float]) -> float:
     return median(values)
 
 
-TITLES = (
-    f"Scaling: handlers that wait 100 ms, {FEW} at once in a worker, {ROUNDS} windows of {SECONDS:g} s each",
-    f"Scaling: the same, {MANY} at once in a worker, until the CPU is full",
-)
+def titles(few_handlers: int = FEW, many_handlers: int = MANY) -> tuple[str, str]:
+    """What is measured by `few` and by `many`."""
+    first = f"Scaling: handlers that wait {WAIT * 1000:.0f} ms, {few_handlers} at once in a worker"
+    return first, f"Scaling: the same, {many_handlers} at once in a worker, until the CPU is full"
 
 
 def main() -> None:
@@ -259,13 +259,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each window")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the first table")
+    parser.add_argument("--few", type=int, default=FEW, help="handlers at once in a worker, for the first table")
+    parser.add_argument("--many", type=int, default=MANY, help="and for the second one")
     arguments = parser.parse_args()
+    first, second = titles(arguments.few, arguments.many)
     configure_logging("warning", style="console")
     broker = start_broker()
     try:
         print(machine([broker.kind, f"load {os.getloadavg()[0]:.1f} before"]), flush=True)
-        print(TITLES[0], *few(broker, arguments.rounds, arguments.seconds), sep="\n", flush=True)
-        print(TITLES[1], *many(broker, seconds=arguments.seconds), sep="\n", flush=True)
+        print(first, *few(broker, arguments.rounds, arguments.seconds, arguments.few), sep="\n", flush=True)
+        print(second, *many(broker, seconds=arguments.seconds, handlers=arguments.many), sep="\n", flush=True)
     finally:
         broker.close()
 
