@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import uvloop
 
-from tests.benchmarks import audit, bus, ingestion, reports, turns, usage, xml
+from tests.benchmarks import audit, bus, ingestion, reports, scaling, turns, usage, xml
 from tests.benchmarks.figures import machine
 from tests.support.broker import start_broker
 from tests.support.postgres_server import binaries
@@ -25,6 +25,8 @@ def main() -> None:
         _part("XML", xml.run)
         _part("RabbitMQ, one way", lambda: bus.run(broker.amqp_url))
         _part("Turns, all services", lambda: uvloop.run(turns.run(broker.amqp_url)))
+        _part(scaling.titles()[0], lambda: scaling.few(broker))
+        _part(scaling.titles()[1], lambda: scaling.many(broker))
         _part("Usage into PostgreSQL", usage.run)
         _part("Usage through RabbitMQ", lambda: ingestion.run(broker.amqp_url))
         _part(f"Reports and usage API on {reports.size():,} calls of 30 days", reports.run)

@@ -84,13 +84,13 @@ async def _timed(step: Step, url: str, queue: str, count: int) -> float:
 
 async def _bus_publish(url: str, queue: str, count: int) -> None:
     bus = await connect_rabbit(url, name="bench")
-    await _publish(bus, queue, count)
+    await publish(bus, queue, count)
     await bus.close()
 
 
 async def _bus_consume(url: str, queue: str, count: int) -> None:
     bus = await connect_rabbit(url, name="bench")
-    await _take(await bus.consume(queue, prefetch=2 * BATCH), count)
+    await take(await bus.consume(queue, prefetch=2 * BATCH), count)
     await bus.close()
 
 
@@ -100,7 +100,7 @@ async def _at_once(url: str, count: int) -> float:
     bus = await connect_rabbit(url, name="bench")
     consumer = await bus.consume(queue, prefetch=2 * BATCH)
     begin = time.perf_counter()
-    await asyncio.gather(_publish(bus, queue, count), _take(consumer, count))
+    await asyncio.gather(publish(bus, queue, count), take(consumer, count))
     seconds = time.perf_counter() - begin
     await bus.close()
     await _delete(url, queue)
@@ -112,20 +112,20 @@ async def _in_memory(count: int) -> float:
     await bus.declare(Topology((), (Queue("bench"),), ()))
     consumer = await bus.consume("bench", prefetch=2 * BATCH)
     begin = time.perf_counter()
-    await asyncio.gather(_publish(bus, "bench", count), _take(consumer, count))
+    await asyncio.gather(publish(bus, "bench", count), take(consumer, count))
     seconds = time.perf_counter() - begin
     await bus.close()
     return seconds
 
 
-async def _publish(bus: Bus, queue: str, count: int) -> None:
+async def publish(bus: Bus, queue: str, count: int) -> None:
     for start in range(0, count, BATCH):
         messages = [Outgoing("", queue, BODY, HEADERS) for _ in range(min(BATCH, count - start))]
         if set(await bus.publish(messages, timeout=30.0)) != {Published.CONFIRMED}:
             raise RuntimeError("the broker did not take everything")
 
 
-async def _take(consumer: Consumer, count: int) -> None:
+async def take(consumer: Consumer, count: int) -> None:
     while count > 0:
         taken = await consumer.batch(BATCH)
         await consumer.ack(taken)

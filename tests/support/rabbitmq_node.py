@@ -56,17 +56,28 @@ def version(said: bytes) -> str:
 
 
 class RabbitMQNode:
-    """One node that can be stopped, killed, suspended and started again with what it had stored."""
+    """One node that can be stopped, killed, suspended and started again with what it had stored.
+
+    `beside`: a node that it may form a cluster with, since the two know one secret and find each other.
+    """
 
     def __init__(
-        self, binary: Path, *, port: int | None = None, folder: Path | None = None, management: bool = False
+        self,
+        binary: Path,
+        *,
+        port: int | None = None,
+        folder: Path | None = None,
+        management: bool = False,
+        beside: RabbitMQNode | None = None,
     ) -> None:
         self.port = port or free_port()
         self._management_port = free_port() if management else None
         self._binary = binary
         self._keep_folder = folder is not None
         self._folder = folder or Path(tempfile.mkdtemp(prefix="xml-pipeline-rabbitmq-"))
-        self._epmd_port = free_port()
+        self._beside = beside
+        self._epmd_port: int = beside._epmd_port if beside else free_port()
+        self._cookie: str = beside._cookie if beside else secrets.token_hex(16)
         self._name = f"xml-pipeline-{secrets.token_hex(4)}@localhost"
         self._epmd: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
@@ -138,6 +149,12 @@ class RabbitMQNode:
         """Run rabbitmqctl on this node, and return what it printed."""
         return self._run(["rabbitmqctl", "--quiet", "--node", self._name, *arguments])
 
+    def join(self, other: RabbitMQNode) -> None:
+        """Become a member of the cluster of a node that this one was made beside."""
+        self.control("stop_app")
+        self.control("join_cluster", other._name)
+        self.control("start_app")
+
     def close(self) -> None:
         """Stop the node and remove what it left."""
         self.stop()
@@ -167,7 +184,7 @@ class RabbitMQNode:
 
     def _start_epmd(self) -> None:
         """Start the port mapper in the foreground: one that Erlang starts would outlive the tests."""
-        if self._epmd is not None and self._epmd.poll() is None:
+        if self._beside is not None or (self._epmd is not None and self._epmd.poll() is None):
             return
         epmd = shutil.which("epmd")
         if epmd is None:
@@ -185,7 +202,7 @@ class RabbitMQNode:
         cookie = self._folder / ".erlang.cookie"
         cookie.unlink(missing_ok=True)
         cookie.touch(mode=0o600)
-        cookie.write_text(secrets.token_hex(16))
+        cookie.write_text(self._cookie)
         cookie.chmod(0o400)
 
     def _environment(self) -> dict[str, str]:
