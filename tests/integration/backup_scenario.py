@@ -34,7 +34,8 @@ from xml_pipeline.storage.schema import migrate_database
 COUNTS = {"router": 1, "usage": 1, "agent-worker": 1, "gateway": 1}
 # So many that the dump is still under way when the services go on.
 ROWS = 20_000
-SLOW = 12
+# More than the window of a listener: some wait in PostgreSQL, some on the broker, some are with the worker.
+SLOW = 40
 RATE = 10.0
 FOLDER = Path(__file__).parent / "backed_up"
 _PREPARED = {
@@ -225,6 +226,8 @@ async def _prepare(story: Story, connection: asyncpg.Connection) -> None:
     await asyncio.to_thread(_ask_for_them, story)
     for statement in _PREPARED.values():
         await until(partial(_found, connection, statement))
+    routed = f"select from (select count(*) as number from messages where to_id = 'slow') m where number = {SLOW}"  # noqa: S608
+    await until(partial(_found, connection, routed))
     ended_threads = "select from threads where id = any(cast($1 as uuid[])) and status = 'completed'"
     await until(lambda: _count(connection, ended_threads, story.answered, 3))
 

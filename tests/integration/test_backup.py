@@ -64,6 +64,7 @@ def until_completed(story: Story, threads: list[str]) -> None:
 def test_the_dump_holds_threads_in_every_state(story: Story) -> None:
     assert all(story.facts[listener] for listener in ("retrier", "poison", "spender", "napper", "payer", "slow"))
     assert story.facts["out"] > story.facts["slow"], "more are out than run: they waited in RabbitMQ alone"
+    assert story.facts["waiting"] > 0
     assert story.facts["out"] + story.facts["waiting"] == SLOW
     assert story.facts["untaken"] >= len(story.threads["ingress"])
     assert story.facts["not-booked"] == 1
