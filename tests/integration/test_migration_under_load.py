@@ -6,8 +6,6 @@ Those that are there, as far as services can go on meanwhile, and some that are 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from tests.chaos.load import until
 from tests.integration.test_least_rights import COUNTS, MODULE, write
 from tests.support.broker import unique_organism
 from tests.support.fleet import Fleet, running
+from tests.support.least_rights import run_organism
 from tests.support.lock_watch import Locks, watched_locks
 from tests.support.migrations import TO_COME, add_scripts, add_those_to_come, copied_scripts
 from tests.support.postgres import Databases
@@ -156,14 +155,11 @@ async def everything_is_there(url: str) -> None:
 
 
 async def test_the_newest_migrations_down_and_up(ground: Ground) -> None:
+    environment = {"ORGANISM_DATABASE_URL": ground.database_url}
     async with ground.under_load() as locks:
-        await migrate_in_thread(ground.database_url, "0005")
-        command = [sys.executable, "-m", "xml_pipeline", "migrate"]
-        environment = {"ORGANISM_DATABASE_URL": ground.database_url}
-        done = await asyncio.to_thread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
+        for arguments, told in ((("--to", "0005"), "that of revision 0005"), ((), "the schema is current")):
+            done = await asyncio.to_thread(run_organism, "migrate", *arguments, environment=environment)
+            assert told in done.stdout, done.stderr
     assert is_short(locks), locks
 
 
