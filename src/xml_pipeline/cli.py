@@ -136,8 +136,15 @@ async def _announce(name: str, listeners: int, url: str) -> None:
 
 
 @app.command(rich_help_panel=RUNNING)
-def migrate() -> None:
-    """Bring the database of ORGANISM_DATABASE_URL to this version's schema."""
+def migrate(
+    to: Annotated[
+        str | None, typer.Option(help="An older revision instead: what was added since is dropped, with its data.")
+    ] = None,
+) -> None:
+    """Bring the database of ORGANISM_DATABASE_URL to this version's schema, while services work.
+
+    It can be repeated, also after it was killed.
+    """
     from xml_pipeline.runtime import SettingMissing, read_settings, what_to_do
     from xml_pipeline.storage.schema import current_revision
     from xml_pipeline.storage.schema import migrate as migrate_schema
@@ -146,8 +153,11 @@ def migrate() -> None:
     if url is None:
         raise SettingMissing("ORGANISM_DATABASE_URL is not set: the embedded database needs no migration by hand")
     with what_to_do("ORGANISM_DATABASE_URL"):
-        migrate_schema(url)
-    out.print(f"the schema is current: {current_revision()}")
+        migrate_schema(url, revision=to or "head")
+    if to is None or to == current_revision():
+        out.print(f"the schema is current: {current_revision()}")
+    else:
+        out.print(f"the schema is that of revision {to}: services of its version run on it, and of no other")
 
 
 @app.command(rich_help_panel=RUNNING)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import uvloop
 
-from tests.benchmarks import audit, bus, ingestion, reports, scaling, turns, usage, xml
+from tests.benchmarks import audit, bus, ingestion, migrations, reports, scaling, turns, usage, xml
 from tests.benchmarks.figures import machine
 from tests.support.broker import start_broker
 from tests.support.postgres_server import binaries
@@ -31,6 +31,7 @@ def main() -> None:
         _part("Usage through RabbitMQ", lambda: ingestion.run(broker.amqp_url))
         _part(f"Reports and usage API on {reports.size():,} calls of 30 days", reports.run)
         _part("Closing the books", audit.run)
+        _part("Migrations of a database that is full", migrations.run)
     finally:
         broker.close()
 

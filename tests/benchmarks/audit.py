@@ -50,8 +50,7 @@ def run() -> Iterator[str]:
 
 async def timings(url: str, count: int) -> list[str]:
     """Fill the empty database and close the books. Raises AssertionError where they are not clean."""
-    await fill(url, count)
-    await _complete(url)
+    await fill_books(url, count)
     db = Database.connect(url, pool_size=1, command_timeout=None)
     try:
         audit = await close_books(db)
@@ -63,7 +62,9 @@ async def timings(url: str, count: int) -> list[str]:
     return [f"{name:<58} {took:>12,.2f} s" for name, took in (whole | seconds).items()]
 
 
-async def _complete(url: str) -> None:
+async def fill_books(url: str, count: int) -> None:
+    """Make `count` calls in an empty database, with all that they would have come from and all that is derived."""
+    await fill(url, count)
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(_RECORDS)

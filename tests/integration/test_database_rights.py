@@ -17,7 +17,7 @@ from tests.support.postgres import Databases
 from xml_pipeline.errors import Refused
 from xml_pipeline.storage.columns import metadata
 from xml_pipeline.storage.database import Database
-from xml_pipeline.storage.rights import RIGHTS, group_of
+from xml_pipeline.storage.rights import REPORTS, RIGHTS, group_of
 from xml_pipeline.storage.schema import migrate_database, require_current_schema
 from xml_pipeline.storage.users import set_up_users
 
@@ -160,6 +160,27 @@ async def test_rights_are_exactly_these_after_every_migration(database_url: str)
         )
         found = {(row[0], row[1]) for row in rows}
     assert found == {(role, table) for role, rights in RIGHTS.items() for table in rights}
+    await db.close()
+
+
+async def test_a_database_without_any_rights_gets_all_of_them(database_url: str) -> None:
+    db = Database.connect(database_url)
+    async with db.begin() as connection:
+        for statement in (
+            "drop owned by organism_gateway, organism_router, organism_usage, organism_reports",
+            "grant execute on function make_usage_month(timestamptz, bigint) to public",
+        ):
+            await connection.execute(text(statement))
+    await migrate_database(database_url)
+    async with db.begin() as connection:
+        may = "select has_function_privilege(:role, 'make_usage_month(timestamptz, bigint)', 'execute')"
+        roles = {role: await connection.scalar(text(may), {"role": role}) for role in (*RIGHTS, REPORTS)}
+        assert [role for role in roles if roles[role]] == ["organism_usage"]
+        read = "select has_table_privilege(:role, 'reports.cost_by_day', 'select')"
+        assert await connection.scalar(text(read), {"role": REPORTS})
+        assert await connection.scalar(
+            text("select has_schema_privilege(:role, 'reports', 'usage')"), {"role": REPORTS}
+        )
     await db.close()
 
 

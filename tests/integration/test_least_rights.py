@@ -20,7 +20,7 @@ from tests.support.processes import wait_until
 ORGANISM = """
 organism: {{name: {name}, max_tokens_per_thread: {tokens}}}
 budgets:
-  organism: 1000000
+  organism: {budget}
   tags: {{team: {{default: 500000}}}}
   agents: {{asker: 400000}}
   at_limit: {at_limit}
@@ -145,8 +145,10 @@ class Organism:
         wait_until(lambda: self.get(path)[key] == wanted, timeout=60, what=f"{path} has {key} {wanted}")
 
 
-def write(file: Path, name: str, at_limit: str, *, tokens: int = 100_000, more: str = "") -> None:
-    file.write_text(ORGANISM.format(name=name, at_limit=at_limit, tokens=tokens, more=more))
+def write(
+    file: Path, name: str, at_limit: str, *, tokens: int = 100_000, more: str = "", budget: int = 1_000_000
+) -> None:
+    file.write_text(ORGANISM.format(name=name, at_limit=at_limit, tokens=tokens, more=more, budget=budget))
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_what_was_not_asked_is_told() -> None:
     ("found", "known", "fix"),
     [
         (frozenset(), True, "run 'organism migrate'"),
-        (frozenset({"1"}), True, "stop the services, run 'organism migrate', start them"),
+        (frozenset({"1"}), True, "run 'organism migrate', then start services of this version"),
         (frozenset({"from-the-future"}), False, "run a newer version of this program"),
     ],
 )

@@ -40,7 +40,7 @@ def _schema(facts: DatabaseFacts) -> Finding:
         return failed("schema", "the database has no tables yet", "run 'organism migrate'")
     said = f"the schema is {', '.join(sorted(facts.found))}; this version needs {facts.needed}"
     if facts.known:
-        return failed("schema", said, "stop the services, run 'organism migrate', start them")
+        return failed("schema", said, "run 'organism migrate', then start services of this version")
     return failed("schema", said, "run a newer version of this program")
 
 

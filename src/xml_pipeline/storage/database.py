@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -115,9 +115,21 @@ class Database:
 
         Whether it was committed is unknown where that is raised at its end.
         """
-        try:
+        with self._failures():
             async with asyncio.timeout(self._transaction_timeout), self._engine.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncConnection]:
+        """One connection, whose transactions the caller begins and ends himself. Raises DatabaseUnavailable."""
+        with self._failures():
+            async with self._engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
         except _FAILURES as error:
             reason = _why_unavailable(error)
             if reason is None:

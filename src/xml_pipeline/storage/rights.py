@@ -74,6 +74,9 @@ RIGHTS: Mapping[str, Rights] = {
 # The only way in which a service changes tables themselves; it runs with the rights of who owns them.
 MAKE_MONTH = "make_usage_month(timestamptz, bigint)"
 FUNCTIONS: Mapping[str, tuple[str, ...]] = {"organism_usage": (MAKE_MONTH,)}
+# Whoever reads the reports: their views alone.
+REPORTS = "organism_reports"
+REPORTS_SCHEMA = "reports"
 
 
 def group_of(service: str) -> str:

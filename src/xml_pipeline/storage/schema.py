@@ -11,59 +11,85 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from xml_pipeline.errors import DatabaseUnavailable, Refused, SchemaOutdated
+from xml_pipeline.errors import DatabaseUnavailable, InvalidInput, Refused, SchemaOutdated
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.granting import grant_rights
+from xml_pipeline.storage.migration_turn import turn_of_session
+from xml_pipeline.storage.online import LONGEST_WAIT
 
 log = structlog.get_logger(__name__)
 
-_SCRIPTS = Path(__file__).parent / "migrations"
-# Any number that nothing else in the database locks.
-_MIGRATION_LOCK = 0x786D_6C70
+MIGRATIONS = Path(__file__).parent / "migrations"
 # Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again.
-_NO_LONG_WAIT = text("set local lock_timeout = '1s'")
-_LOCK_NOT_AVAILABLE = "55P03"
+_NO_LONG_WAIT = text(f"set lock_timeout = '{LONGEST_WAIT}'")
 _INSUFFICIENT_PRIVILEGE = "42501"
-_TRIES = 60
 _PAUSE = 1.0
+# How often a lock is asked for, and how often a statement is tried that takes too long under one.
+_TRIES = {"55P03": 60, "57014": 3}
+_GIVEN_UP = {
+    "55P03": "somebody held a table of the database at {place} all the time: end long transactions, try again",
+    "57014": "a statement that others wait for took too long at {place}: stop the services, try again",
+}
 
 
-def migrate(url: str) -> None:
-    """Bring the database to this version's schema; safe to run twice, and at the same time elsewhere.
+def migrate(url: str, *, revision: str = "head") -> None:
+    """Bring the database to this version's schema; safe to run twice, at the same time elsewhere, and when killed.
 
-    For callers outside an event loop. Raises DatabaseUnavailable, and SchemaOutdated for a schema of a newer version.
+    For callers outside an event loop. An older `revision` takes the schema down to it. Raises DatabaseUnavailable,
+    SchemaOutdated for a schema of a newer version, InvalidInput for a revision that is not known.
     """
-    asyncio.run(migrate_database(url))
+    asyncio.run(migrate_database(url, revision=revision))
 
 
-async def migrate_database(url: str, *, revision: str = "head") -> None:
-    """As `migrate`, inside an event loop; an older `revision` takes the schema down to it."""
+async def migrate_database(url: str, *, revision: str = "head", scripts: Path = MIGRATIONS) -> None:
+    """As `migrate`, inside an event loop, with the migrations of the folder `scripts`.
+
+    Each migration is a transaction of its own, or several: see `xml_pipeline.storage.online`.
+    """
+    if revision not in {"head", "base", *known_revisions(scripts)}:
+        raise InvalidInput(f"there is no revision {revision}: there are {', '.join(sorted(known_revisions(scripts)))}")
     database = Database.connect(url, application_name="migrate", command_timeout=None)
     try:
-        for _ in range(_TRIES):
-            try:
-                return await _migrate_once(database, revision)
-            except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-                    raise
-                log.warning("migration_waits_for_lock", seconds=_PAUSE)
-                await asyncio.sleep(_PAUSE)
-        raise DatabaseUnavailable(
-            f"somebody held a table of the database at {database.place} all the time: end long transactions, try again"
-        )
+        async with database.session() as connection:
+            await turn_of_session(connection)
+            await connection.execute(_NO_LONG_WAIT)
+            await connection.commit()
+            await _move(connection, database.place, revision, scripts)
     finally:
         await database.close()
 
 
-async def _migrate_once(database: Database, revision: str) -> None:
-    async with database.begin() as connection:
-        await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        await connection.execute(_NO_LONG_WAIT)
-        found = await connection.run_sync(found_revisions)
-        if not found <= known_revisions():
-            raise SchemaOutdated(_what_to_do(database.place, found))
-        await connection.run_sync(_move_to, revision)
+async def _move(connection: AsyncConnection, place: str, revision: str, scripts: Path) -> None:
+    """What is done is kept when a lock is not to be had: the next try goes on there."""
+    left = dict(_TRIES)
+    while True:
+        try:
+            return await _move_once(connection, place, revision, scripts)
+        except DBAPIError as error:
+            state = getattr(error.orig, "sqlstate", None)
+            if state not in left:
+                raise
+            left[state] -= 1
+            if not left[state]:
+                raise DatabaseUnavailable(_GIVEN_UP[state].format(place=place)) from error
+            await connection.rollback()
+            log.warning("migration_tried_again", seconds=_PAUSE, sqlstate=state)
+            await asyncio.sleep(_PAUSE)
+
+
+async def _move_once(connection: AsyncConnection, place: str, revision: str, scripts: Path) -> None:
+    found = await connection.run_sync(found_revisions)
+    await connection.commit()
+    if not found <= known_revisions(scripts):
+        raise SchemaOutdated(_what_to_do(place, found))
+    await connection.run_sync(_run_migrations, revision, found, scripts)
+    if await connection.run_sync(found_revisions) == {current_revision(scripts)}:
+        missing = await connection.run_sync(grant_rights)
+        if missing:
+            log.warning("roles_missing", roles=missing, reason="who migrates may not make roles")
+    await connection.commit()
 
 
 async def require_current_schema(database: Database) -> None:
@@ -83,9 +109,9 @@ async def require_current_schema(database: Database) -> None:
         raise SchemaOutdated(_what_to_do(database.place, found))
 
 
-def current_revision() -> str | None:
+def current_revision(scripts: Path = MIGRATIONS) -> str | None:
     """The revision that this version needs."""
-    return _scripts().get_current_head()
+    return _scripts(scripts).get_current_head()
 
 
 def _what_to_do(place: str, found: set[str]) -> str:
@@ -96,17 +122,17 @@ def _what_to_do(place: str, found: set[str]) -> str:
     return f"the schema of the database at {place} is newer than this program: run a newer version"
 
 
-def _move_to(connection: Connection, revision: str) -> None:
-    config = _config()
+def _run_migrations(connection: Connection, revision: str, found: set[str], scripts: Path) -> None:
+    config = _config(scripts)
     config.attributes["connection"] = connection
-    if revision == "head" or not found_revisions(connection):
-        command.upgrade(config, revision)
-    else:
+    if revision == "base" or revision in _older_than(found, scripts):
         command.downgrade(config, revision)
-    if found_revisions(connection) == {current_revision()}:
-        missing = grant_rights(connection)
-        if missing:
-            log.warning("roles_missing", roles=missing, reason="who migrates may not make roles")
+    else:
+        command.upgrade(config, revision)
+
+
+def _older_than(found: set[str], scripts: Path) -> set[str]:
+    return {script.revision for one in found for script in _scripts(scripts).iterate_revisions(one, "base")} - found
 
 
 def found_revisions(connection: Connection) -> set[str]:
@@ -116,17 +142,17 @@ def found_revisions(connection: Connection) -> set[str]:
     return set(connection.execute(text("select version_num from alembic_version")).scalars())
 
 
-def known_revisions() -> set[str]:
+def known_revisions(scripts: Path = MIGRATIONS) -> set[str]:
     """The revisions that this version knows."""
-    return {script.revision for script in _scripts().walk_revisions()}
+    return {script.revision for script in _scripts(scripts).walk_revisions()}
 
 
-def _config() -> Config:
+def _config(scripts: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+def _scripts(scripts: Path) -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(scripts))

@@ -12,13 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from xml_pipeline.errors import Refused
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.granting import grant_rights
-from xml_pipeline.storage.rights import RIGHTS, group_of
+from xml_pipeline.storage.migration_turn import turn_of_transaction
+from xml_pipeline.storage.rights import REPORTS, group_of
 from xml_pipeline.storage.scram import scram_verifier
 
 log = structlog.get_logger(__name__)
 
-# Whoever migrates holds it, too: both change rights.
-_MIGRATION_LOCK = 0x786D_6C70
 _INSUFFICIENT_PRIVILEGE = "42501"
 _EXISTS = text("select 1 from pg_roles where rolname = :name")
 _QUOTED = text("select quote_ident(:name)")
@@ -36,9 +35,10 @@ async def set_up_users(db: Database, passwords: Mapping[str, str], *, prefix: st
     """
     try:
         async with db.begin() as connection:
-            await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            await _make_groups(connection)
-            await connection.run_sync(grant_rights)
+            await turn_of_transaction(connection)
+            missing = await connection.run_sync(grant_rights)
+            if missing:
+                raise _not_allowed(db.place)
             for service, password in passwords.items():
                 await _make_user(connection, prefix + service, group_of(service), password)
             if close:
@@ -46,17 +46,14 @@ async def set_up_users(db: Database, passwords: Mapping[str, str], *, prefix: st
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
             raise
-        raise Refused(
-            f"the user of ORGANISM_DATABASE_URL may not do this at {db.place}: it takes one who owns the tables and "
-            "may make roles (CREATEROLE), or a superuser"
-        ) from error
+        raise _not_allowed(db.place) from error
 
 
-async def _make_groups(connection: AsyncConnection) -> None:
-    """Those that the migration could not make."""
-    for role in RIGHTS:
-        if not await connection.scalar(_EXISTS, {"name": role}):
-            await connection.execute(text(f"create role {role} nologin"))
+def _not_allowed(place: str) -> Refused:
+    return Refused(
+        f"the user of ORGANISM_DATABASE_URL may not do this at {place}: it takes one who owns the tables and "
+        "may make roles (CREATEROLE), or a superuser"
+    )
 
 
 async def _make_user(connection: AsyncConnection, name: str, group: str, password: str) -> None:
@@ -71,7 +68,7 @@ async def _make_user(connection: AsyncConnection, name: str, group: str, passwor
 async def _close_to_others(connection: AsyncConnection, users: list[str]) -> None:
     database = await connection.scalar(_DATABASE)
     await connection.exec_driver_sql(f"revoke connect, temporary on database {database} from public")
-    for name in (*users, "organism_reports"):
+    for name in (*users, REPORTS):
         if await connection.scalar(_EXISTS, {"name": name}):
             quoted = await connection.scalar(_QUOTED, {"name": name})
             await connection.exec_driver_sql(f"grant connect on database {database} to {quoted}")

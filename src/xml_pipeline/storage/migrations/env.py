@@ -15,7 +15,8 @@ from xml_pipeline.storage.database import Database
 
 
 def _run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata)
+    # What one migration locks is free before the next begins, and a step may end the transaction in between.
+    context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -23,7 +24,7 @@ def _run(connection: Connection) -> None:
 async def _run_alone() -> None:
     database = Database.connect(os.environ["ORGANISM_DATABASE_URL"], command_timeout=None)
     try:
-        async with database.begin() as connection:
+        async with database.session() as connection:
             await connection.run_sync(_run)
     finally:
         await database.close()
