@@ -31,7 +31,7 @@ while time.time() < limit:
     if begun.search(told):
         print(time.time())
         break
-    time.sleep(0.02)
+    time.sleep(0.1)
 """
 
 

@@ -84,12 +84,17 @@ class Pool:
         self._closing = False
 
     async def start(self) -> Ready:
-        """Start all children and wait until they have loaded the organism. Raises ChildFailed."""
-        return await self._start_generation(self._source, 0)
+        """Start a child and wait until it has loaded the organism; the others follow. Raises ChildFailed.
+
+        Where several workers start at once, each takes work as soon as it can.
+        """
+        ready = await self._start_generation(self._source, 0, count=1)
+        self._fill()
+        return ready
 
     async def replace(self, source: Source) -> Ready:
         """New children for a new organism; the old ones end when they have nothing to do. Raises ChildFailed."""
-        ready = await self._start_generation(source, self._generation + 1)
+        ready = await self._start_generation(source, self._generation + 1, count=self._settings.processes)
         self._source = source
         self._generation += 1
         for member in self._where(State.READY, State.STARTING):
@@ -163,8 +168,8 @@ class Pool:
 
     # Starting
 
-    async def _start_generation(self, source: Source, generation: int) -> Ready:
-        members = [self._new(source, generation) for _ in range(self._settings.processes)]
+    async def _start_generation(self, source: Source, generation: int, *, count: int) -> Ready:
+        members = [self._new(source, generation) for _ in range(count)]
         try:
             async with asyncio.timeout(_START_LIMIT):
                 answers = await asyncio.gather(*(asyncio.shield(member.ready) for member in members))
