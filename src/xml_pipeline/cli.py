@@ -29,6 +29,7 @@ from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
 from xml_pipeline.terminal.reports import add_report_command
 from xml_pipeline.terminal.repricing import add_reprice_command
+from xml_pipeline.terminal.setup import add_setup_command
 from xml_pipeline.terminal.usage_archive import add_usage_commands
 
 if TYPE_CHECKING:
@@ -269,6 +270,7 @@ def agents(as_json: JsonOption = False) -> None:
 
 add_database_setup_command(app, out, RUNNING)
 add_broker_setup_command(app, out, RUNNING)
+add_setup_command(app, out, RUNNING)
 add_doctor_command(app, out, RUNNING)
 add_letter_commands(app, out, TALKING)
 add_budget_commands(app, out, TALKING)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,6 +23,7 @@ from xml_pipeline.terminal.passwords import read_passwords
 
 if TYPE_CHECKING:
     from xml_pipeline.message_bus.topology import Topology
+    from xml_pipeline.organism.model import Organism
 
 KIND = "broker"
 _WORKER = "agent-worker"
@@ -63,25 +65,44 @@ def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None
         --rabbitmqctl, or written to a file. It can be repeated: passwords and rights are then what is given now.
         """
         from xml_pipeline.organism.load import load_organism
-        from xml_pipeline.runtime import read_settings, required_amqp_url
+        from xml_pipeline.runtime import read_settings
 
         ways = [way for way in (management, rabbitmqctl, to_file) if way is not None]
         if len(ways) != 1:
             raise InvalidInput("say how users are made: --management URL, --rabbitmqctl COMMAND or --definitions FILE")
-        organism, url = load_organism(file or read_settings().file), required_amqp_url()
+        organism = load_organism(file or read_settings().file)
         _require_known(listener or (), tuple(organism.listeners))
-        wanted = wanted_services(service, SERVICES)
-        found = read_passwords(wanted, KIND, passwords)
+        found = read_passwords(wanted_services(service, SERVICES), KIND, passwords)
         users = [
             BrokerUser(prefix + name, password, rights_of(name, organism.name, listener if name == _WORKER else None))
             for name, password in found.items()
         ]
-        document = definitions(users, vhost_of(url))
-        asyncio.run(_declare(url, organism_topology(organism.name, organism.listeners)))
-        _import(document, with_login_of(management, url) if management else None, rabbitmqctl, to_file)
-        out.print(f"declared: exchanges and queues of {organism.name}, {len(organism.listeners)} listeners")
-        for user in users:
-            out.print(f"user {user.name}: {'written' if to_file else 'its password and rights are set'}")
+        set_up_broker(organism, users, Way(management, rabbitmqctl, to_file), out)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How users of the broker are made; one of these is given."""
+
+    management: str | None = None
+    rabbitmqctl: str | None = None
+    to_file: Path | None = None
+
+
+def set_up_broker(organism: Organism, users: Sequence[BrokerUser], way: Way, out: Console) -> None:
+    """Declare what the organism has on the broker, make these users, and say so.
+
+    Raises SettingMissing, InvalidInput, BrokerUnavailable, Refused.
+    """
+    from xml_pipeline.runtime import required_amqp_url
+
+    url = required_amqp_url()
+    document = definitions(users, vhost_of(url))
+    asyncio.run(_declare(url, organism_topology(organism.name, organism.listeners)))
+    _import(json.dumps(document, indent=2), url, way)
+    out.print(f"declared: exchanges and queues of {organism.name}, {len(organism.listeners)} listeners")
+    for user in users:
+        out.print(f"user {user.name}: {'written' if way.to_file else 'its password and rights are set'}")
 
 
 def _require_known(listeners: Sequence[str], known: Sequence[str]) -> None:
@@ -102,12 +123,11 @@ async def _declare(url: str, topology: Topology) -> None:
         await bus.close()
 
 
-def _import(document: dict[str, Any], management: str | None, rabbitmqctl: str | None, to_file: Path | None) -> None:
-    body = json.dumps(document, indent=2)
-    if management is not None:
-        import_definitions(management, body)
-    elif rabbitmqctl is not None:
-        by_rabbitmqctl(rabbitmqctl, body)
-    elif to_file is not None:
-        to_file.touch(mode=0o600)
-        to_file.write_text(body + "\n", encoding="utf-8")
+def _import(body: str, amqp_url: str, way: Way) -> None:
+    if way.management is not None:
+        import_definitions(with_login_of(way.management, amqp_url), body)
+    elif way.rabbitmqctl is not None:
+        by_rabbitmqctl(way.rabbitmqctl, body)
+    elif way.to_file is not None:
+        way.to_file.touch(mode=0o600)
+        way.to_file.write_text(body + "\n", encoding="utf-8")

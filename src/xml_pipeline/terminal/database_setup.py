@@ -39,9 +39,14 @@ def add_database_setup_command(app: typer.Typer, out: Console, panel: str) -> No
         ORGANISM_DATABASE_URL names one who owns the tables and may make roles. It can be repeated.
         """
         wanted = wanted_services(service, SERVICES)
-        asyncio.run(_set_up(read_passwords(wanted, KIND, passwords), prefix, close=close))
-        for name in wanted:
-            out.print(f"user {prefix}{name}: its password is set, its rights are those of organism_{name}")
+        set_up_database(read_passwords(wanted, KIND, passwords), out, prefix=prefix, close=close)
+
+
+def set_up_database(passwords: dict[str, str], out: Console, *, prefix: str = "", close: bool = False) -> None:
+    """Make the users of these services, and say so. Raises SettingMissing, DatabaseUnavailable, Refused."""
+    asyncio.run(_set_up(passwords, prefix, close=close))
+    for name in passwords:
+        out.print(f"user {prefix}{name}: its password is set, its rights are those of organism_{name}")
 
 
 def wanted_services(given: list[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:

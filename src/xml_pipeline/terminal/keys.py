@@ -53,7 +53,7 @@ def _add_create(keys: typer.Typer, out: Console) -> None:
     ) -> None:
         """Make a key. It is shown this once, alone on standard output: only its hash is kept."""
         key = new_key(name, role)
-        made = asyncio.run(_create(key, write, if_none=if_none, group_reads=group))
+        made = asyncio.run(create_key(key, write, if_none=if_none, group_reads=group))
         if as_json:
             views.print_json(out, _made_json(key, write) if made else {"id": None})
         elif not made:
@@ -99,7 +99,7 @@ def _add_revoke(keys: typer.Typer, out: Console) -> None:
             out.print(Text.assemble(("revoked ", "dim"), str(key.id), ("  " + key.name, "dim")), soft_wrap=True)
 
 
-async def _create(key: NewKey, file: Path | None, *, if_none: bool, group_reads: bool) -> bool:
+async def create_key(key: NewKey, file: Path | None, *, if_none: bool, group_reads: bool) -> bool:
     """Whether it was made. What is in the file may be no key where this fails, but no key is made and in no file."""
     from xml_pipeline.storage import api_keys
 
