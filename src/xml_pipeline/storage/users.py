@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 from sqlalchemy import text
@@ -20,11 +20,16 @@ log = structlog.get_logger(__name__)
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _EXISTS = text("select 1 from pg_roles where rolname = :name")
+_ATTRIBUTES = text(
+    "select rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls from pg_roles where rolname = :name"
+)
 _QUOTED = text("select quote_ident(:name)")
 _LITERAL = text("select quote_literal(:word)")
 _DATABASE = text("select quote_ident(current_database())")
 # A user that runs away with a statement, or sits in a transaction, is stopped by the services' own settings.
-_LOGIN = "login nosuperuser nocreatedb nocreaterole noreplication inherit"
+_LOGIN = "login inherit"
+# In the order of the attributes.
+_WITHOUT = ("nosuperuser", "nocreatedb", "nocreaterole", "noreplication", "nobypassrls")
 
 
 async def set_up_users(db: Database, passwords: Mapping[str, str], *, prefix: str = "", close: bool = False) -> None:
@@ -59,10 +64,17 @@ def _not_allowed(place: str) -> Refused:
 async def _make_user(connection: AsyncConnection, name: str, group: str, password: str) -> None:
     quoted = str(await connection.scalar(_QUOTED, {"name": name}))
     verifier = str(await connection.scalar(_LITERAL, {"word": scram_verifier(password)}))
-    verb = "alter" if await connection.scalar(_EXISTS, {"name": name}) else "create"
-    await connection.exec_driver_sql(f"{verb} role {quoted} {_LOGIN} password {verifier}")
+    found = (await connection.execute(_ATTRIBUTES, {"name": name})).one_or_none()
+    verb = "create" if found is None else "alter"
+    await connection.exec_driver_sql(f"{verb} role {quoted} {_LOGIN} {_taken_away(found)} password {verifier}")
     await connection.exec_driver_sql(f"grant {group} to {quoted}")
     log.info("user_made" if verb == "create" else "user_changed", user=name, group=group)
+
+
+def _taken_away(found: Sequence[bool] | None) -> str:
+    """Who is no superuser may not even say `nosuperuser` of a user that is there: only what it has is taken away."""
+    held = (True,) * len(_WITHOUT) if found is None else found
+    return " ".join(word for word, has in zip(_WITHOUT, held, strict=True) if has)
 
 
 async def _close_to_others(connection: AsyncConnection, users: list[str]) -> None:
