@@ -96,3 +96,37 @@ async def test_what_a_user_got_since_is_taken_away(owned: Owned) -> None:
     done = setup(owned.superusers_url, "--service", "gateway")
     assert done.returncode == 0, done.stderr
     assert await ask(owned.url, BEYOND) is False
+
+
+async def test_to_close_a_database_is_its_owners(owned: Owned) -> None:
+    # Who owns the tables, and not the database, may revoke nothing of it: PostgreSQL warns, and does nothing.
+    await change(owned.superusers_url, "alter database organism owner to postgres")
+    done = setup(owned.url, "--close")
+    assert done.returncode == 1
+    assert "owns the database organism, or a superuser" in done.stderr
+    assert await may_enter(owned, "public")
+    # All or nothing.
+    assert await ask(owned.url, "select count(*) from pg_roles where rolname = 'gateway'") == 0
+    assert setup(owned.superusers_url, "--close", "--service", "gateway").returncode == 0
+    assert not await may_enter(owned, "public")
+
+
+async def test_a_closed_database_lets_in_whom_its_owner_lets_in(owned: Owned) -> None:
+    await change(owned.superusers_url, "create role reader login", "grant connect on database organism to reader")
+    for _ in range(2):
+        assert setup(owned.url, "--close").returncode == 0
+    assert [name for name in ("public", "reader", *SERVICES) if await may_enter(owned, name)] == ["reader", *SERVICES]
+    # A user that nobody but the database's owner may let in.
+    await change(
+        owned.superusers_url,
+        "alter database organism owner to postgres",
+        "grant connect on database organism to owner",
+        "revoke connect on database organism from router",
+    )
+    done = setup(owned.url, "--close")
+    assert done.returncode == 1
+    assert "owns the database organism" in done.stderr
+
+
+async def may_enter(owned: Owned, user: str) -> bool:
+    return bool(await ask(owned.superusers_url, f"select has_database_privilege('{user}', 'organism', 'connect')"))

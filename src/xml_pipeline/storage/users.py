@@ -26,6 +26,7 @@ _ATTRIBUTES = text(
 _QUOTED = text("select quote_ident(:name)")
 _LITERAL = text("select quote_literal(:word)")
 _DATABASE = text("select quote_ident(current_database())")
+_MAY = text("select has_database_privilege(cast(:who as text), current_database(), :privileges)")
 # A user that runs away with a statement, or sits in a transaction, is stopped by the services' own settings.
 _LOGIN = "login inherit"
 # In the order of the attributes.
@@ -35,8 +36,8 @@ _WITHOUT = ("nosuperuser", "nocreatedb", "nocreaterole", "noreplication", "nobyp
 async def set_up_users(db: Database, passwords: Mapping[str, str], *, prefix: str = "", close: bool = False) -> None:
     """Make the user `<prefix><service>` of each service, or give it this password; all in one transaction.
 
-    `close`: of the users of the server only these, the reports' readers and whoever owns the database may enter it.
-    Raises Refused where whoever does it may not, and DatabaseUnavailable.
+    `close`: nobody may enter the database any more because all may; these users and the reports' readers may, whoever
+    owns it, and whom he let in by name. Raises Refused where whoever does it may not, and DatabaseUnavailable.
     """
     try:
         async with db.begin() as connection:
@@ -78,9 +79,27 @@ def _taken_away(found: Sequence[bool] | None) -> str:
 
 
 async def _close_to_others(connection: AsyncConnection, users: list[str]) -> None:
-    database = await connection.scalar(_DATABASE)
+    database = str(await connection.scalar(_DATABASE))
     await connection.exec_driver_sql(f"revoke connect, temporary on database {database} from public")
-    for name in (*users, REPORTS):
-        if await connection.scalar(_EXISTS, {"name": name}):
-            quoted = await connection.scalar(_QUOTED, {"name": name})
-            await connection.exec_driver_sql(f"grant connect on database {database} to {quoted}")
+    named = [name for name in (*users, REPORTS) if await connection.scalar(_EXISTS, {"name": name})]
+    for name in named:
+        quoted = await connection.scalar(_QUOTED, {"name": name})
+        await connection.exec_driver_sql(f"grant connect on database {database} to {quoted}")
+    # Of what is not the caller's to give and take, PostgreSQL warns only.
+    if await _may(connection, "public", "connect, temporary"):
+        raise _not_closed(database)
+    for name in named:
+        if not await _may(connection, name, "connect"):
+            raise _not_closed(database)
+
+
+async def _may(connection: AsyncConnection, who: str, privileges: str) -> bool:
+    """Whether someone has one of these rights on the database."""
+    return bool(await connection.scalar(_MAY, {"who": who, "privileges": privileges}))
+
+
+def _not_closed(database: str) -> Refused:
+    return Refused(
+        f"the user of ORGANISM_DATABASE_URL may not close it: that takes one who owns the database {database}, "
+        "or a superuser; leave --close out, and all else is done"
+    )
