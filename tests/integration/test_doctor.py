@@ -79,6 +79,11 @@ async def test_a_fresh_database_is_well(database_url: str) -> None:
         ("revoke insert on messages from organism_router", "database-rights", "lacks insert on messages"),
         ("revoke update (taken_at) on inbox from organism_router", "database-rights", "lacks update on inbox.taken_at"),
         ("grant select on usage_events to public", "database-rights", "has select on usage_events"),
+        (
+            "grant select on usage_events_other to organism_router",
+            "database-rights",
+            "has select on usage_events_other",
+        ),
         ("update alembic_version set version_num = '0001'", "schema", "the schema is 0001"),
         ("update alembic_version set version_num = 'next'", "schema", "the schema is next"),
         (
@@ -124,24 +129,61 @@ async def test_months_that_nobody_made(database_url: str) -> None:
     assert failures(await findings(database_url=database_url)) == {"months"}
 
 
-@pytest.mark.usefixtures("months")
-async def test_a_user_in_a_group_of_another(database_url: str, postgres: Databases) -> None:
+@pytest.fixture
+async def prefix(database_url: str, postgres: Databases) -> AsyncIterator[str]:
+    """Of users whom the test makes; users belong to the server, and would outlive the database."""
     prefix = f"d{secrets.token_hex(3)}_"
+    yield prefix
+    here, admin = await asyncpg.connect(database_url), await asyncpg.connect(postgres.admin_url)
+    made = await admin.fetch("select rolname from pg_roles where starts_with(rolname, $1)", prefix)
+    for name in sorted((row["rolname"] for row in made), reverse=True):
+        await here.execute(f"reassign owned by {name} to current_user; drop owned by {name} cascade")
+        await admin.execute(f"drop role {name}")
+    await here.close()
+    await admin.close()
+
+
+@pytest.mark.usefixtures("months")
+async def test_a_user_in_a_group_of_another(database_url: str, prefix: str) -> None:
     await change(
         database_url,
         f"create role {prefix}gateway login in role organism_gateway, organism_usage",
         f"create role {prefix}router login createrole in role organism_router",
         f"create role {prefix}usage login in role organism_usage",
     )
-    try:
-        found = await findings(database_url=database_url, prefix=prefix)
-        assert failures(found) == {"database-rights-gateway", "database-rights-router"}
-        assert found["database-rights-usage"].state is State.OK
-    finally:
-        admin = await asyncpg.connect(postgres.admin_url)
-        for service in ("gateway", "router", "usage"):
-            await admin.execute(f"drop role {prefix}{service}")
-        await admin.close()
+    found = await findings(database_url=database_url, prefix=prefix)
+    assert failures(found) == {"database-rights-gateway", "database-rights-router"}
+    assert found["database-rights-usage"].state is State.OK
+
+
+@pytest.mark.usefixtures("months")
+async def test_a_user_with_rights_of_its_own(database_url: str, prefix: str) -> None:
+    await change(
+        database_url,
+        f"create role {prefix}gateway login in role organism_gateway",
+        f"create role {prefix}router login in role organism_router",
+        f"create role {prefix}usage login noinherit in role organism_usage",
+        f"grant delete on messages to {prefix}gateway",
+        f"alter table top_ups owner to {prefix}router",
+    )
+    found = await findings(database_url=database_url, prefix=prefix)
+    assert failures(found) == {f"database-rights-{service}" for service in ("gateway", "router", "usage")}
+    assert f"{prefix}gateway has delete on messages" in found["database-rights-gateway"].said
+    assert f"{prefix}router has delete on top_ups" in found["database-rights-router"].said
+    assert f"{prefix}usage lacks insert on " in found["database-rights-usage"].said
+
+
+@pytest.mark.usefixtures("months")
+async def test_a_group_that_two_gave_is_one(database_url: str, prefix: str) -> None:
+    await change(
+        database_url,
+        f"create role {prefix}admin",
+        f"grant organism_usage to {prefix}admin with admin option",
+        f"create role {prefix}usage login in role organism_usage",
+        f"grant organism_usage to {prefix}usage granted by {prefix}admin",
+    )
+    found = await findings(database_url=database_url, prefix=prefix)
+    assert found["database-rights-usage"].state is State.OK, found["database-rights-usage"].said
 
 
 @pytest.mark.usefixtures("months")
@@ -279,8 +321,12 @@ async def test_users_as_they_are_made_and_as_somebody_changed_them(
         await asyncio.to_thread(node.control, "set_user_tags", f"{users.prefix}gateway", "administrator")
         await asyncio.to_thread(node.control, "clear_permissions", f"{users.prefix}router")
         found = await look()
+        await asyncio.to_thread(node.control, "set_user_tags", f"{users.prefix}gateway", "policymaker", "monitoring")
+        tagged = (await look())["broker-rights-gateway"]
     assert failures(found) == {f"broker-rights-{service}" for service in ("agent-worker", "usage", "gateway", "router")}
     assert "topic write is .*, not" in found["broker-rights-usage"].said
+    assert tagged.state is State.FAILED
+    assert "policymaker" in tagged.said
 
 
 def test_the_command_line(managed_broker: Broker, database_url: str, organism_file: Path, organism_name: str) -> None:

@@ -24,7 +24,7 @@ READ = QueueFacts(0, 1)
 QUEUES = {NAMES.ingress: READ, NAMES.usage: READ, NAMES.agent("a"): READ, NAMES.dead: READ}
 BROKER = BrokerFacts("host:5672", "RabbitMQ", "3.10.8", QUEUES, (), False)
 EXPECTED = {service: (service, rights_of(service, "o")) for service in SERVICES}
-USERS = {service: BrokerUserFacts(service, False, rights) for service, (_, rights) in EXPECTED.items()}
+USERS = {service: BrokerUserFacts(service, (), rights) for service, (_, rights) in EXPECTED.items()}
 NODE = NodeFacts("rabbit@host", True, ())
 MANAGEMENT = ManagementFacts((NODE,), USERS, NOW, NOW)
 DATABASE = DatabaseFacts(
@@ -118,9 +118,10 @@ def test_users_of_the_broker() -> None:
     others = {name: user for name, user in USERS.items() if name != "gateway"}
     assert only(of_management(users=others), State.WARNING).check == "broker-rights-gateway"
     for user, said in (
-        (BrokerUserFacts("gateway", True, EXPECTED["gateway"][1]), "administrator"),
-        (BrokerUserFacts("gateway", False, None), "may not enter"),
-        (BrokerUserFacts("gateway", False, replace(EXPECTED["gateway"][1], write=".*")), r"write is .*, not ^("),
+        (BrokerUserFacts("gateway", ("administrator",), EXPECTED["gateway"][1]), "administrator"),
+        (BrokerUserFacts("gateway", ("monitoring", "policymaker"), EXPECTED["gateway"][1]), "monitoring, policymaker"),
+        (BrokerUserFacts("gateway", (), None), "may not enter"),
+        (BrokerUserFacts("gateway", (), replace(EXPECTED["gateway"][1], write=".*")), r"write is .*, not ^("),
     ):
         assert said in only(of_management(users={**others, "gateway": user})).said
 
@@ -177,7 +178,13 @@ def test_rights_in_the_database() -> None:
 def test_users_of_the_database() -> None:
     without = {name: user for name, user in DATABASE.users.items() if name != "usage"}
     assert only(of_database(users=without), State.WARNING).check == "database-rights-usage"
-    for user in (UserFacts(True, ("organism_usage",)), UserFacts(False, ()), UserFacts(False, ("a", "organism_usage"))):
+    own = Differing("usage", Right("messages", "delete"), missing=False)
+    for user in (
+        UserFacts(True, ("organism_usage",)),
+        UserFacts(False, ()),
+        UserFacts(False, ("a", "organism_usage")),
+        UserFacts(False, ("organism_usage",), (own,)),
+    ):
         assert only(of_database(users={**without, "usage": user})).check == "database-rights-usage"
 
 

@@ -79,7 +79,7 @@ async def _database(patient: Patient) -> Sequence[Finding]:
     users = {service: patient.prefix + service for service in _WITH_DATABASE}
     db = Database.connect(patient.database_url, pool_size=1, application_name=NAME)
     try:
-        return list(judge_database(await look_at_database(db, list(users.values())), users))
+        return list(judge_database(await look_at_database(db, users), users))
     except DatabaseUnavailable as error:
         return [failed("database", str(error), "start it, or correct ORGANISM_DATABASE_URL")]
     finally:

@@ -97,8 +97,9 @@ def _user(name: str, service: str, rights: BrokerRights, found: UserFacts | None
     check = f"broker-rights-{service}"
     if found is None:
         return warning(check, f"there is no user {name}: the {service} runs as another", f"{_SETUP}, and use that user")
-    if found.administrator:
-        return failed(check, f"{name} is an administrator", f"{_SETUP}, which takes that away")
+    if found.tags:
+        said = f"{name} may use the management plugin, as {', '.join(found.tags)}"
+        return failed(check, said, f"{_SETUP}, which takes that away")
     if found.rights is None:
         return failed(check, f"{name} may not enter the virtual host", _SETUP)
     if found.rights != rights:

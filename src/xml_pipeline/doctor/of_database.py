@@ -13,6 +13,7 @@ MOST_UNTAKEN_SECONDS = 30.0
 _SHOWN = 5
 _MIGRATE = "run 'organism migrate' as who owns the tables"
 _SETUP = "run 'organism database-setup'"
+_NARROW = f"revoke what is too much, give tables back to their owner, then {_SETUP}"
 _NOT_SEEN = "the user of ORGANISM_DATABASE_URL may not read it"
 _AS_OWNER = "ask as who owns the tables"
 
@@ -88,10 +89,8 @@ def _rights(missing_groups: Sequence[str], differing: Sequence[Differing]) -> Fi
         said = f"there is no role {', '.join(missing_groups)}: who migrated may not make roles"
         return failed("database-rights", said, f"{_SETUP} as a superuser")
     if differing:
-        listed = [f"{one.role} {'lacks' if one.missing else 'has'} {one.right}" for one in differing]
-        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-        return failed("database-rights", f"{', '.join(listed[:_SHOWN])}{more}", f"{_MIGRATE}: it sets all rights anew")
-    return ok("database-rights", "each service's role has the rights that it needs, and no others")
+        return failed("database-rights", _listed(differing), f"{_MIGRATE}: it sets all rights anew")
+    return ok("database-rights", "each service's role has the rights on tables that it needs, and no others")
 
 
 def _user(service: str, name: str, found: UserFacts | None) -> Finding:
@@ -101,5 +100,13 @@ def _user(service: str, name: str, found: UserFacts | None) -> Finding:
         return warning(check, f"there is no user {name}: the {service} runs as another", fix)
     if not user_is_fit(found, service):
         said = f"{name} may do more or less than a {service} needs: it is in {', '.join(found.groups) or 'no role'}"
-        return failed(check, f"{said}{', and may manage the server' if found.powerful else ''}", _SETUP)
-    return ok(check, f"{name} has the rights that it needs, and no others")
+        return failed(check, f"{said}{', and may manage the server' if found.powerful else ''}", _NARROW)
+    if found.differing:
+        return failed(check, _listed(found.differing), _NARROW)
+    return ok(check, f"{name} has the rights on tables that it needs, and no others")
+
+
+def _listed(differing: Sequence[Differing]) -> str:
+    listed = [f"{one.role} {'lacks' if one.missing else 'has'} {one.right}" for one in differing]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return f"{', '.join(listed[:_SHOWN])}{more}"

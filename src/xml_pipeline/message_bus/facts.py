@@ -31,10 +31,13 @@ class BrokerFacts:
 
 @dataclass(frozen=True, slots=True)
 class UserFacts:
-    """A user of the broker. `rights`: in the virtual host that was asked for, None without any."""
+    """A user of the broker. `tags`: what it may do in the management plugin, such as `administrator`.
+
+    `rights`: in the virtual host that was asked for, None without any.
+    """
 
     name: str
-    administrator: bool
+    tags: tuple[str, ...]
     rights: BrokerRights | None
 
 

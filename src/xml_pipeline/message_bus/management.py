@@ -71,7 +71,7 @@ def _user(address: str, vhost: str, name: str, exchange: str) -> UserFacts | Non
     tags = user.get("tags") or ()
     # A list of words, and before RabbitMQ 3.9 one with commas.
     words = tags.split(",") if isinstance(tags, str) else tags
-    return UserFacts(name, "administrator" in words, _rights(address, path, exchange))
+    return UserFacts(name, tuple(word for word in words if word), _rights(address, path, exchange))
 
 
 def _rights(address: str, path: str, exchange: str) -> BrokerRights | None:

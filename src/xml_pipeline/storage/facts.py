@@ -22,7 +22,7 @@ class Right(NamedTuple):
 
 
 class Differing(NamedTuple):
-    """A group's right that is `missing`, or that it has beyond what it needs."""
+    """A right that a group or a user lacks (`missing`), or has beyond what it needs."""
 
     role: str
     right: Right
@@ -31,10 +31,11 @@ class Differing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UserFacts:
-    """A user of the database: whether it may do more than a service's should, and whose groups it is in."""
+    """A user of the database: whether it may manage the server, whose groups it is in, its wrong rights on tables."""
 
     powerful: bool
     groups: tuple[str, ...]
+    differing: tuple[Differing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,5 +69,5 @@ class DatabaseFacts:
 
 
 def user_is_fit(facts: UserFacts, service: str) -> bool:
-    """Whether a service's user is in its group alone, and may do nothing more."""
+    """Whether a service's user is in its group alone, and does not manage the server."""
     return not facts.powerful and facts.groups == (group_of(service),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.facts import DatabaseFacts, UserFacts
 from xml_pipeline.storage.partitions import AHEAD, month_of, months, next_month, partition_of
-from xml_pipeline.storage.rights import RIGHTS
+from xml_pipeline.storage.rights import RIGHTS, group_of
 from xml_pipeline.storage.rights_held import differing_rights
 from xml_pipeline.storage.schema import current_revision, found_revisions, known_revisions
 
@@ -29,15 +29,15 @@ _UNPRICED = text("""
 """)
 _USERS = text("""
     select r.rolname, r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolbypassrls or r.rolreplication,
-        coalesce(array_agg(g.rolname) filter (where g.rolname is not null), '{}')
+        coalesce(array_agg(distinct g.rolname) filter (where g.rolname is not null), '{}')
     from pg_roles r left join pg_auth_members m on m.member = r.oid left join pg_roles g on g.oid = m.roleid
     where r.rolname = any(cast(:names as text[])) group by 1, 2
 """)
 _GROUPS = text("select rolname from pg_roles where rolname = any(cast(:names as text[]))")
 
 
-async def look_at_database(db: Database, users: Sequence[str]) -> DatabaseFacts:
-    """Raises DatabaseUnavailable. `users`: which ones to tell of, if they are there."""
+async def look_at_database(db: Database, users: Mapping[str, str]) -> DatabaseFacts:
+    """Raises DatabaseUnavailable. `users`: by the service the name of its user, who is told of if he is there."""
     async with db.begin() as connection:
         skew, error = await _skew(connection)
         found = await connection.run_sync(found_revisions)
@@ -55,20 +55,28 @@ async def look_at_database(db: Database, users: Sequence[str]) -> DatabaseFacts:
     return DatabaseFacts(**facts)
 
 
-async def _of_schema(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Any]:
+async def _of_schema(connection: AsyncConnection, users: Mapping[str, str]) -> dict[str, Any]:
     groups = set((await connection.execute(_GROUPS, {"names": list(RIGHTS)})).scalars())
     letters = await _rows(connection, _LETTERS)
     untaken = await _rows(connection, _UNTAKEN)
     unpriced = await _rows(connection, _UNPRICED)
-    rows = await connection.execute(_USERS, {"names": list(users)})
     return {
         "missing_months": await _missing_months(connection),
         "letters": None if letters is None else (letters[0][0], letters[0][1]),
         "untaken": None if untaken is None else (untaken[0][0], float(untaken[0][1])),
         "unpriced": None if unpriced is None else tuple((row[0], row[1], row[2]) for row in unpriced),
         "missing_groups": tuple(role for role in RIGHTS if role not in groups),
-        "differing": tuple(await differing_rights(connection, [role for role in RIGHTS if role in groups])),
-        "users": {row[0]: UserFacts(row[1], tuple(row[2])) for row in rows},
+        "differing": tuple(await differing_rights(connection, {role: role for role in RIGHTS if role in groups})),
+        "users": await _users(connection, {name: group_of(service) for service, name in users.items()}),
+    }
+
+
+async def _users(connection: AsyncConnection, groups: Mapping[str, str]) -> dict[str, UserFacts]:
+    """By name, who is there. `groups`: by the user's name the group whose rights it is to have."""
+    rows = (await connection.execute(_USERS, {"names": list(groups)})).all()
+    differing = await differing_rights(connection, {row[0]: groups[row[0]] for row in rows})
+    return {
+        row[0]: UserFacts(row[1], tuple(row[2]), tuple(one for one in differing if one.role == row[0])) for row in rows
     }
 
 

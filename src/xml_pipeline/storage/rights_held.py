@@ -1,9 +1,9 @@
-"""The rights that groups really have, compared with those that they are to have."""
+"""The rights that groups and users really have, compared with those that they are to have."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,7 +17,7 @@ _BY_COLUMN = ("select", "insert", "update", "references")
 _PART = re.compile(r"(\w+)(?: \(([^)]*)\))?")
 _TABLES = text("""
     select c.relname from pg_class c
-    where c.relnamespace = cast(current_schema() as regnamespace) and c.relkind in ('r', 'p') and not c.relispartition
+    where c.relnamespace = cast(current_schema() as regnamespace) and c.relkind in ('r', 'p')
 """)
 _HELD = text("""
     select t.name, p.privilege from unnest(cast(:tables as text[])) as t (name)
@@ -43,12 +43,15 @@ def wanted_rights(role: str) -> Iterator[Right]:
                 yield Right(table, privilege)
 
 
-async def differing_rights(connection: AsyncConnection, roles: Sequence[str]) -> list[Differing]:
-    """In the order of roles and rights; those of PUBLIC count as everybody's."""
+async def differing_rights(connection: AsyncConnection, roles: Mapping[str, str]) -> list[Differing]:
+    """In the order of roles and rights. `roles`: by a role's name the group whose rights it is to have.
+
+    What a role has as the owner of a table, by a group, or as one of PUBLIC counts, too.
+    """
     tables = list((await connection.execute(_TABLES)).scalars())
     found: list[Differing] = []
-    for role in roles:
-        wanted, held = set(wanted_rights(role)), await _held(connection, role, tables)
+    for role, group in roles.items():
+        wanted, held = set(wanted_rights(group)), await _held(connection, role, tables)
         found += [Differing(role, right, missing=True) for right in sorted(wanted - held, key=str)]
         found += [Differing(role, right, missing=False) for right in sorted(held - wanted, key=str)]
     return found

@@ -31,7 +31,7 @@ def add_database_setup_command(app: typer.Typer, out: Console, panel: str) -> No
             list[str] | None, typer.Option(help="Only this one's user: gateway, router, usage. Repeat for more.")
         ] = None,
         close: Annotated[
-            bool, typer.Option("--close", help="Let no other users of the server into this database.")
+            bool, typer.Option("--close", help="Let in no users of the server but these and whom its owner named.")
         ] = False,
     ) -> None:
         """Make the users of the database that services run as, or give them other passwords.
