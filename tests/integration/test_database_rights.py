@@ -207,6 +207,37 @@ async def test_who_may_make_no_roles_migrates_and_is_helped_later(postgres: Data
         await admin.close()
 
 
+OTHERS = (
+    "create table others (id int)",
+    "create function others() returns int language sql return 1",
+    # As extensions do with what is for superusers alone.
+    "revoke all on function others() from public",
+    "grant select on others to organism_gateway",
+    "create view reports.others as select 1 as one",
+)
+
+
+async def test_what_is_of_another_owner_is_left_alone(empty_database_url: str) -> None:
+    """Such as an extension that a superuser has made in the same schema."""
+    owner, name = f"t{secrets.token_hex(3)}_owner", empty_database_url.rsplit("/", 1)[1]
+    admin = await asyncpg.connect(empty_database_url)
+    await admin.execute(f"create role {owner} login createrole password '{PASSWORD}'")
+    try:
+        await admin.execute(f"alter database {name} owner to {owner}")
+        await migrate_database(with_user(empty_database_url, owner))
+        for statement in (*OTHERS, "grant all on threads to organism_usage"):
+            await admin.execute(statement)
+        await migrate_database(with_user(empty_database_url, owner))
+        may = "select has_table_privilege($1, $2, $3)"
+        assert await admin.fetchval(may, "organism_gateway", "others", "select")
+        assert not await admin.fetchval(may, "organism_usage", "threads", "delete")
+    finally:
+        await admin.execute(f"reassign owned by {owner} to current_user")
+        await admin.execute(f"drop owned by {owner}")
+        await admin.execute(f"drop role {owner}")
+        await admin.close()
+
+
 def setup(url: str, prefix: str, *more: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
     environment = {f"ORGANISM_{service.upper()}_DATABASE_PASSWORD": password for service in SERVICES}
     return run_organism(
