@@ -17,19 +17,21 @@ from xml_pipeline.errors import DatabaseUnavailable, InvalidInput, Refused, Sche
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.granting import grant_rights
 from xml_pipeline.storage.migration_turn import turn_of_session
-from xml_pipeline.storage.online import LONGEST_WAIT
+from xml_pipeline.storage.online import LONGEST_WAIT, PATIENT_WAIT
 
 log = structlog.get_logger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again.
-_NO_LONG_WAIT = text(f"set lock_timeout = '{LONGEST_WAIT}'")
+# An autovacuum that is in the way is cancelled after this time, which is less than LONGEST_WAIT.
+_CANCEL_AUTOVACUUM = text("set deadlock_timeout = '200ms'")
 _INSUFFICIENT_PRIVILEGE = "42501"
 _PAUSE = 1.0
 # How often a lock is asked for, and how often a statement is tried that takes too long under one.
 _TRIES = {"55P03": 60, "57014": 3}
+_PATIENT_EACH = 10
 _GIVEN_UP = {
-    "55P03": "somebody held a table of the database at {place} all the time: end long transactions, try again",
+    "55P03": "somebody held a table of the database at {place} all the time: end long transactions, such as a pg_dump, "
+    "or wait for them, and for an autovacuum that prevents wraparound; try again",
     "57014": "a statement that others wait for took too long at {place}: stop the services, try again",
 }
 
@@ -54,8 +56,6 @@ async def migrate_database(url: str, *, revision: str = "head", scripts: Path = 
     try:
         async with database.session() as connection:
             await turn_of_session(connection)
-            await connection.execute(_NO_LONG_WAIT)
-            await connection.commit()
             await _move(connection, database.place, revision, scripts)
     finally:
         await database.close()
@@ -64,7 +64,10 @@ async def migrate_database(url: str, *, revision: str = "head", scripts: Path = 
 async def _move(connection: AsyncConnection, place: str, revision: str, scripts: Path) -> None:
     """What is done is kept when a lock is not to be had: the next try goes on there."""
     left = dict(_TRIES)
+    cancels = await _may_cancel_autovacuum(connection)
     while True:
+        number = _TRIES["55P03"] - left["55P03"] + 1
+        await _wait_at_most(connection, LONGEST_WAIT if cancels or number % _PATIENT_EACH else PATIENT_WAIT)
         try:
             return await _move_once(connection, place, revision, scripts)
         except DBAPIError as error:
@@ -77,6 +80,25 @@ async def _move(connection: AsyncConnection, place: str, revision: str, scripts:
             await connection.rollback()
             log.warning("migration_tried_again", seconds=_PAUSE, sqlstate=state)
             await asyncio.sleep(_PAUSE)
+
+
+async def _may_cancel_autovacuum(connection: AsyncConnection) -> bool:
+    """For superusers, and users with `grant set on parameter deadlock_timeout`."""
+    try:
+        await connection.execute(_CANCEL_AUTOVACUUM)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        await connection.rollback()
+        return False
+    await connection.commit()
+    return True
+
+
+async def _wait_at_most(connection: AsyncConnection, wait: str) -> None:
+    """Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again."""
+    await connection.execute(text(f"set lock_timeout = '{wait}'"))
+    await connection.commit()
 
 
 async def _move_once(connection: AsyncConnection, place: str, revision: str, scripts: Path) -> None:
