@@ -87,6 +87,17 @@ async def test_an_index_that_was_not_finished_is_made_anew(
     assert await connection.fetchval("select to_regclass('ix_new')") is None
 
 
+async def test_a_name_that_is_too_long_for_months_is_refused_before_anything_is_made(
+    connection: asyncpg.Connection, database_url: str, scripts: Path
+) -> None:
+    name = "ix_" + "n" * 53
+    add_step(scripts, f'online.create_index("{name}", "usage_events", "model")')
+    with pytest.raises(ValueError, match="is too long for an index of usage_events"):
+        async with asyncio.timeout(30):
+            await migrate_database(database_url, scripts=scripts)
+    assert await connection.fetchval("select to_regclass($1)", name) is None
+
+
 async def test_a_month_that_is_made_meanwhile_gets_the_index(
     connection: asyncpg.Connection, database_url: str, scripts: Path
 ) -> None:
