@@ -8,6 +8,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from tests.chaos.load import until
 from tests.support.migrations import add_scripts, add_those_to_come, copied_scripts
@@ -143,6 +145,24 @@ async def test_what_takes_long_under_its_lock_is_given_up(
     with pytest.raises(DatabaseUnavailable, match=r"took too long at .*: stop the services"):
         await migrate_database(database_url, scripts=scripts)
     assert await connection.fetchval("select version_num from alembic_version") == current_revision()
+
+
+async def test_who_waits_for_his_turn_says_for_whom(connection: asyncpg.Connection, database_url: str) -> None:
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("set local application_name = 'the other'")
+    await connection.execute("select pg_advisory_xact_lock($1)", 0x786D_6C70)
+    with capture_logs() as logs:
+        migrating = asyncio.create_task(migrate_database(database_url))
+        await until(lambda: said(logs, "waits_for_another_migration"), limit=30)
+        await transaction.commit()
+        await migrating
+    (told,) = [entry for entry in logs if entry["event"] == "waits_for_another_migration"]
+    assert (told["pid"], told["application_name"]) == (connection.get_server_pid(), "the other")
+
+
+async def said(logs: list[EventDict], event: str) -> bool:
+    return any(entry["event"] == event for entry in logs)
 
 
 # A victim is whom the server chooses: this one says that it is, the first time.
