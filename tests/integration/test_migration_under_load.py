@@ -157,7 +157,7 @@ async def everything_is_there(url: str) -> None:
 async def test_the_newest_migrations_down_and_up(ground: Ground) -> None:
     environment = {"ORGANISM_DATABASE_URL": ground.database_url}
     async with ground.under_load() as locks:
-        for arguments, told in ((("--to", "0005"), "that of revision 0005"), ((), "the schema is current")):
+        for arguments, told in ((("--to", "0005", "--yes"), "that of revision 0005"), ((), "the schema is current")):
             done = await asyncio.to_thread(run_organism, "migrate", *arguments, environment=environment)
             assert told in done.stdout, done.stderr
     assert is_short(locks), locks
