@@ -14,7 +14,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from xml_pipeline.errors import InvalidOrganism, NotFound, XmlPipelineError
+from xml_pipeline.errors import InvalidInput, InvalidOrganism, NotFound, XmlPipelineError
 from xml_pipeline.exits import EXIT_INVALID, exit_status, explain
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.arguments import payload_of, tags_of
@@ -151,21 +151,30 @@ def migrate(
     to: Annotated[
         str | None, typer.Option(help="An older revision instead: what was added since is dropped, with its data.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Drop it; else it is only named.")] = False,
 ) -> None:
     """Bring the database of ORGANISM_DATABASE_URL to this version's schema, while services work.
 
     It can be repeated, also after it was killed.
     """
     from xml_pipeline.runtime import SettingMissing, read_settings, what_to_do
-    from xml_pipeline.storage.schema import current_revision
+    from xml_pipeline.storage.schema import current_revision, taken_down
     from xml_pipeline.storage.schema import migrate as migrate_schema
 
     url = read_settings().database_url
     if url is None:
         raise SettingMissing("ORGANISM_DATABASE_URL is not set: the embedded database needs no migration by hand")
+    if to == "base":
+        raise InvalidInput("there is no revision base: drop the database to be rid of all that is in it")
+    newest = to in {None, "head", current_revision()}
     with what_to_do("ORGANISM_DATABASE_URL"):
-        migrate_schema(url, revision=to or "head")
-    if to is None or to == current_revision():
+        gone = [] if newest else taken_down(url, str(to))
+        for migration in gone:
+            out.print(Text(f"goes, with its data: {migration}"), soft_wrap=True)
+        if gone and not yes:
+            raise InvalidInput("nothing is changed yet: stop the services of this version, then repeat it with --yes")
+        migrate_schema(url, revision="head" if newest else str(to))
+    if newest:
         out.print(f"the schema is current: {current_revision()}")
     else:
         out.print(f"the schema is that of revision {to}: services of its version run on it, and of no other")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from tests.chaos.load import until
 from tests.support.migrations import add_scripts, add_those_to_come, copied_scripts
@@ -87,6 +89,17 @@ async def test_an_index_that_was_not_finished_is_made_anew(
     assert await connection.fetchval("select to_regclass('ix_new')") is None
 
 
+async def test_a_name_that_is_too_long_for_months_is_refused_before_anything_is_made(
+    connection: asyncpg.Connection, database_url: str, scripts: Path
+) -> None:
+    name = "ix_" + "n" * 53
+    add_step(scripts, f'online.create_index("{name}", "usage_events", "model")')
+    with pytest.raises(ValueError, match="is too long for an index of usage_events"):
+        async with asyncio.timeout(30):
+            await migrate_database(database_url, scripts=scripts)
+    assert await connection.fetchval("select to_regclass($1)", name) is None
+
+
 async def test_a_month_that_is_made_meanwhile_gets_the_index(
     connection: asyncpg.Connection, database_url: str, scripts: Path
 ) -> None:
@@ -132,6 +145,24 @@ async def test_what_takes_long_under_its_lock_is_given_up(
     with pytest.raises(DatabaseUnavailable, match=r"took too long at .*: stop the services"):
         await migrate_database(database_url, scripts=scripts)
     assert await connection.fetchval("select version_num from alembic_version") == current_revision()
+
+
+async def test_who_waits_for_his_turn_says_for_whom(connection: asyncpg.Connection, database_url: str) -> None:
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("set local application_name = 'the other'")
+    await connection.execute("select pg_advisory_xact_lock($1)", 0x786D_6C70)
+    with capture_logs() as logs:
+        migrating = asyncio.create_task(migrate_database(database_url))
+        await until(lambda: said(logs, "waits_for_another_migration"), limit=30)
+        await transaction.commit()
+        await migrating
+    (told,) = [entry for entry in logs if entry["event"] == "waits_for_another_migration"]
+    assert (told["pid"], told["application_name"]) == (connection.get_server_pid(), "the other")
+
+
+async def said(logs: list[EventDict], event: str) -> bool:
+    return any(entry["event"] == event for entry in logs)
 
 
 # A victim is whom the server chooses: this one says that it is, the first time.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,6 +38,8 @@ class Locks:
     held: dict[str, float] = field(default_factory=dict)  # the longest by "mode on table"
     waited: dict[str, float] = field(default_factory=dict)  # the longest by who waited
     samples: int = 0
+    longest_gap: float = 0.0  # between two looks: what was held for less may not have been seen
+    _looked: float | None = None
     _since: dict[tuple[str, str, str], float] = field(default_factory=dict)
 
     @property
@@ -46,9 +50,16 @@ class Locks:
     def longest_waited(self) -> float:
         return max(self.waited.values(), default=0.0)
 
+    def short(self, limit: float) -> bool:
+        """Whether nobody held or waited for `limit` seconds, and it was looked often enough to know that."""
+        looked = self.samples > 1 and self.longest_gap < limit / 2
+        return looked and self.longest_held < limit and self.longest_waited < limit
+
     def saw(self, now: float, held: list[tuple[str, str, str]], waited: list[tuple[str, float]]) -> None:
         """Note one look: the strong locks of each transaction, and who waits how long."""
         self.samples += 1
+        self.longest_gap = max(self.longest_gap, now - (now if self._looked is None else self._looked))
+        self._looked = now
         for transaction, table, mode in held:
             what = f"{mode} on {table}"
             seconds = now - self._since.setdefault((transaction, table, mode), now)
@@ -59,29 +70,36 @@ class Locks:
     def __str__(self) -> str:
         most = sorted(self.held.items(), key=lambda item: -item[1])[:3]
         told = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in most)
-        return f"held at most: {told or 'nothing'}; others waited {self.longest_waited:.2f} s; {self.samples} looks"
+        looks = f"{self.samples} looks, {self.longest_gap:.2f} s apart at most"
+        return f"held at most: {told or 'nothing'}; others waited {self.longest_waited:.2f} s; {looks}"
 
 
 @asynccontextmanager
 async def watched_locks(url: str) -> AsyncIterator[Locks]:
-    """Look every 20 ms at the strong locks that migrations hold on tables and indexes that are there now."""
-    connection = await asyncpg.connect(url, server_settings={"application_name": "lock-watch"})
-    seen, stop = Locks(), asyncio.Event()
-    tables = [row[0] for row in await connection.fetch(_TABLES)]
-    watching = asyncio.create_task(_watch(connection, tables, seen, stop))
+    """Look every 20 ms at the strong locks that migrations hold on tables and indexes that are there now.
+
+    From a thread of its own, so that no load keeps it from looking.
+    """
+    seen, stop = Locks(), threading.Event()
+    watching = asyncio.create_task(asyncio.to_thread(asyncio.run, _watch(url, seen, stop)))
     try:
+        while not (seen.samples or watching.done()):  # noqa: ASYNC110 - it is about another thread
+            await asyncio.sleep(EVERY)
         yield seen
     finally:
         stop.set()
         await watching
-        await connection.close()
 
 
-async def _watch(connection: asyncpg.Connection, tables: list[int], seen: Locks, stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    while not stop.is_set():
+async def _watch(url: str, seen: Locks, stop: threading.Event) -> None:
+    connection = await asyncpg.connect(url, server_settings={"application_name": "lock-watch"})
+    tables = [row[0] for row in await connection.fetch(_TABLES)]
+    last = False
+    while not last:
+        last = stop.is_set()
         held = await connection.fetch(_HELD, NAME, list(_STRONG), tables)
-        now = loop.time()
+        now = time.monotonic()
         waited = await connection.fetch(_WAITED, NAME)
         seen.saw(now, [(row[0], row[1], row[2]) for row in held], [(row[0], row[1]) for row in waited])
         await asyncio.sleep(EVERY)
+    await connection.close()

@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
+from xml_pipeline.storage.online import longest_name
+
 _MODULES = {"__future__", "sqlalchemy", "sqlalchemy.dialects.postgresql"}
 _IMPORTS = _MODULES | {"alembic.op", "xml_pipeline.storage.online"}
 # Nobody waits for what is new, and views and functions are nothing but rows of the catalogue.
@@ -15,6 +17,10 @@ _LONG = re.compile(
     r"alter column \w+ (set data )?type|set not null|validate constraint|create (unique )?index(?! .* on only )"
     r"|add (constraint|check|foreign key|unique|primary key)(?!.* not valid$)|cluster |vacuum full|lock table|reindex"
 )
+
+# In a column's definition: rows are read or written anew under its lock.
+_SLOW_COLUMN = re.compile(r"\b(references|unique|primary key|check|generated|(big|small)?serial)\b|\bdefault .*\(")
+_PARTITIONED = "usage_events"
 
 
 def faults(source: str) -> list[str]:
@@ -28,7 +34,7 @@ def faults(source: str) -> list[str]:
         found.append((of_op[0], "steps of `online` and others: two migrations, since the first is not one transaction"))
     new = {_text(call.args[0]) for call in of_op if _name(call) == "create_table"}
     found += [(call, fault) for call in of_op if (fault := _fault_of_op(call, new))]
-    found += [(call, "it takes long under its lock") for call in of_online if _is_long(call)]
+    found += [(call, fault) for call in of_online if (fault := _fault_of_online(call))]
     return [f"{getattr(node, 'lineno', 0)}: {fault}" for node, fault in found]
 
 
@@ -66,8 +72,17 @@ def _fault_of_op(call: ast.Call, new: set[str | None]) -> str | None:
     return None
 
 
-def _is_long(call: ast.Call) -> bool:
-    return _name(call) == "briefly" and bool(_LONG.search(_text(call.args[0]) or "lock table"))
+def _fault_of_online(call: ast.Call) -> str | None:
+    name, first = _name(call), _text(call.args[0])
+    if name == "briefly" and _LONG.search(first or "lock table"):
+        return "it takes long under its lock"
+    if name == "add_column" and _SLOW_COLUMN.search(_text(call.args[1]) or "unique"):
+        return "it takes long under its lock: a column with a constant, then a check, a key or a backfill of its own"
+    if name == "add_foreign_key" and first == _PARTITIONED:
+        return "PostgreSQL before 18 refuses foreign keys that are not valid on tables with partitions"
+    if name == "create_index" and len(first or "") > longest_name(partitioned=_text(call.args[1]) == _PARTITIONED):
+        return "the name is too long"
+    return None
 
 
 def _module(call: ast.Call) -> str | None:

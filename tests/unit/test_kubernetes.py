@@ -333,6 +333,10 @@ def test_the_gateway_is_found_by_its_service() -> None:
     assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
 
 
+def test_a_setup_whose_turn_never_comes_ends() -> None:
+    assert 0 < JOBS["setup"].manifest["spec"]["activeDeadlineSeconds"] <= 3600
+
+
 def test_the_setup_ends_at_once_where_it_is_told_something_wrong() -> None:
     job = JOBS["setup"].manifest["spec"]
     assert job["template"]["spec"]["restartPolicy"] == "Never"

@@ -29,6 +29,7 @@ PATIENT_WAIT = "1100ms"
 PATIENT_WORK = "1200ms"
 BATCH = 1000
 _NAME_LIMIT = 63
+_NAME_OF_MONTH = "_2026_01"
 
 _IS_PARTITIONED = "select relkind = 'p' from pg_class where oid = to_regclass(:table)"
 _IS_BROKEN = "select not indisvalid from pg_index where indexrelid = to_regclass(:name)"
@@ -70,19 +71,30 @@ def drop_column(table: str, column: str) -> None:
 
 
 def create_index(name: str, table: str, on: str, *, where: str | None = None, unique: bool = False) -> None:
-    """Make an index on `on`, such as `agent_id, granted_at desc`, while others write; on a partitioned table, too."""
+    """Make an index on `on`, such as `agent_id, granted_at desc`, while others write; on a partitioned table, too.
+
+    Raises ValueError for a name that PostgreSQL would cut off, that of a month's index included.
+    """
+    partitioned = _scalar(_IS_PARTITIONED, table=table)
+    if len(name) > longest_name(partitioned=partitioned):
+        raise ValueError(f"the name {name} is too long for an index of {table}")
     what = f"({on})" + (f" where {where}" if where else "")
     kind = "unique index" if unique else "index"
-    if not _scalar(_IS_PARTITIONED, table=table):
+    if not partitioned:
         _create_concurrently(name, table, what, kind)
         return
     briefly(f"create {kind} if not exists {name} on only {table} {what}")
     # A month may be made in between.
     while missing := _scalars(_WITHOUT_INDEX, table=table, name=name):
         for partition in missing:
-            of_partition = (name + partition.removeprefix(table))[:_NAME_LIMIT]
+            of_partition = name + partition.removeprefix(table)
             _create_concurrently(of_partition, partition, what, kind)
             briefly(f"alter index {name} attach partition {of_partition}")
+
+
+def longest_name(*, partitioned: bool) -> int:
+    """How long the name of an index may be; on a partitioned table each month's has the month added."""
+    return _NAME_LIMIT - (len(_NAME_OF_MONTH) if partitioned else 0)
 
 
 def drop_index(name: str) -> None:
@@ -99,7 +111,10 @@ def add_check(table: str, name: str, condition: str) -> None:
 
 
 def add_foreign_key(table: str, name: str, columns: str, references: str) -> None:
-    """Add a foreign key on `columns`, which references such as `threads (id)`."""
+    """Add a foreign key on `columns`, which references such as `threads (id)`.
+
+    Not on a partitioned table: PostgreSQL before 18 refuses keys there that are `not valid` at first.
+    """
     _add_constraint(table, name, f"foreign key ({columns}) references {references}")
 
 

@@ -49,13 +49,42 @@ def migrate(url: str, *, revision: str = "head") -> None:
     asyncio.run(migrate_database(url, revision=revision))
 
 
+def taken_down(url: str, revision: str) -> list[str]:
+    """The migrations that going to `revision` takes down, the newest first; none where it is not older.
+
+    For callers outside an event loop. Raises as `migrate`.
+    """
+    return asyncio.run(_taken_down(url, revision))
+
+
+async def _taken_down(url: str, revision: str) -> list[str]:
+    _require_known(revision, MIGRATIONS)
+    database = Database.connect(url, application_name="migrate")
+    try:
+        async with database.begin() as connection:
+            found = await connection.run_sync(found_revisions)
+    finally:
+        await database.close()
+    if not found <= known_revisions():
+        raise SchemaOutdated(_what_to_do(database.place, found))
+    if revision not in _older_than(found, MIGRATIONS):
+        return []
+    gone = (script for one in found for script in _scripts(MIGRATIONS).iterate_revisions(one, revision))
+    return [f"{script.revision}: {script.doc}" for script in gone]
+
+
+def _require_known(revision: str, scripts: Path) -> None:
+    known = known_revisions(scripts)
+    if revision not in {"head", "base", *known}:
+        raise InvalidInput(f"there is no revision {revision}: there are {', '.join(sorted(known))}")
+
+
 async def migrate_database(url: str, *, revision: str = "head", scripts: Path = MIGRATIONS) -> None:
     """As `migrate`, inside an event loop, with the migrations of the folder `scripts`.
 
     Each migration is a transaction of its own, or several: see `xml_pipeline.storage.online`.
     """
-    if revision not in {"head", "base", *known_revisions(scripts)}:
-        raise InvalidInput(f"there is no revision {revision}: there are {', '.join(sorted(known_revisions(scripts)))}")
+    _require_known(revision, scripts)
     database = Database.connect(url, application_name="migrate", command_timeout=None)
     try:
         async with database.session() as connection:
