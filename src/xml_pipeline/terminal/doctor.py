@@ -62,6 +62,8 @@ def _patient(file: Path | None, management: str | None, prefix: str) -> Patient:
     if settings.amqp_url is None and settings.database_url is None:
         raise SettingMissing("neither ORGANISM_AMQP_URL nor ORGANISM_DATABASE_URL is set: there is nothing to look at")
     if settings.amqp_url is None:
+        if management is not None:
+            raise SettingMissing("--management takes ORGANISM_AMQP_URL, too: rights are those in its virtual host")
         return Patient(settings.database_url, prefix=prefix)
     organism = load_organism(file or settings.file)
     management = with_login_of(management, settings.amqp_url) if management else None
