@@ -329,6 +329,31 @@ async def test_users_as_they_are_made_and_as_somebody_changed_them(
     assert "policymaker" in tagged.said
 
 
+def test_a_user_who_reads_one_listeners_assignments_alone(
+    managed_broker: Broker, database_url: str, organism_file: Path
+) -> None:
+    prefix = f"n{secrets.token_hex(3)}-"
+    environment = {
+        "ORGANISM_AMQP_URL": managed_broker.amqp_url,
+        "ORGANISM_DATABASE_URL": database_url,
+        "ORGANISM_FILE": str(organism_file),
+        "ORGANISM_AGENT_WORKER_BROKER_PASSWORD": PASSWORD,
+    }
+    narrow = ("--prefix", prefix, "--service", "agent-worker", "--listener", "a")
+    management = ("--management", managed_broker.node.management_url)
+    done = run_organism("broker-setup", *narrow, *management, environment=environment)
+    assert done.returncode == 0, done.stderr
+    done = run_organism("doctor", "--json", *narrow, *management, environment=environment)
+    said = {one["check"]: one["state"] for one in json.loads(done.stdout)["findings"] if "-rights-" in one["check"]}
+    assert said == {"broker-rights-agent-worker": "ok"}
+    for option, unknown, told in (
+        ("--service", "worker", "there is no user for worker"),
+        ("--listener", "nobody", "there is no listener nobody"),
+    ):
+        done = run_organism("doctor", option, unknown, environment=environment)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
 def test_the_command_line(managed_broker: Broker, database_url: str, organism_file: Path, organism_name: str) -> None:
     urls = {"ORGANISM_AMQP_URL": managed_broker.amqp_url, "ORGANISM_DATABASE_URL": database_url}
     environment = {**urls, "ORGANISM_FILE": str(organism_file)}

@@ -72,9 +72,10 @@ def test_a_broker_that_cannot_be_read() -> None:
         vhost_of("amqp://guest@[bad/")
 
 
-def test_the_doctor_does_not_ignore_it() -> None:
+@pytest.mark.parametrize("option", ["--management", "--listener"])
+def test_the_doctor_does_not_ignore_it(option: str) -> None:
     urls = {"ORGANISM_AMQP_URL": "", "ORGANISM_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
-    done = run_organism("doctor", "--management", "http://127.0.0.1:1", environment=urls)
+    done = run_organism("doctor", option, "http://127.0.0.1:1", environment=urls)
     assert done.returncode == 2
-    assert "--management" in done.stderr
+    assert f"{option} " in done.stderr
     assert "ORGANISM_AMQP_URL" in done.stderr

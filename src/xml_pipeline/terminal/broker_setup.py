@@ -71,7 +71,7 @@ def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None
         if len(ways) != 1:
             raise InvalidInput("say how users are made: --management URL, --rabbitmqctl COMMAND or --definitions FILE")
         organism = load_organism(file or read_settings().file)
-        _require_known(listener or (), tuple(organism.listeners))
+        require_known(listener or (), tuple(organism.listeners))
         found = read_passwords(wanted_services(service, SERVICES), KIND, passwords)
         users = [
             BrokerUser(prefix + name, password, rights_of(name, organism.name, listener if name == _WORKER else None))
@@ -105,7 +105,8 @@ def set_up_broker(organism: Organism, users: Sequence[BrokerUser], way: Way, out
         out.print(f"user {user.name}: {'written' if way.to_file else 'its password and rights are set'}")
 
 
-def _require_known(listeners: Sequence[str], known: Sequence[str]) -> None:
+def require_known(listeners: Sequence[str], known: Sequence[str]) -> None:
+    """Raises InvalidInput for a listener that is not in organism.yaml."""
     unknown = sorted(set(listeners).difference(known))
     if unknown:
         raise InvalidInput(f"there is no listener {', '.join(unknown)}: there are {', '.join(known)}")
