@@ -35,7 +35,9 @@ def add_doctor_command(app: typer.Typer, out: Console, panel: str) -> None:
         ] = None,
         management: Annotated[
             str | None,
-            typer.Option(help="http://admin:password@host:15672, for alarms, rights and the broker's clock."),
+            typer.Option(
+                help="http://admin@host:15672, for alarms, rights, the broker's clock; the AMQP URL has the password."
+            ),
         ] = None,
         prefix: Annotated[str, typer.Option(help="What stands in front of the names of the services' users.")] = "",
         service: Annotated[
