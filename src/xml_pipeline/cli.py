@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xml_pipeline.runtime import Runtime
 
 EXIT_FAILED = 1
+LEVELS = ("debug", "info", "warning", "error")
 
 app = typer.Typer(
     help="Organisms of LLM agents and tools that talk in typed XML envelopes.",
@@ -59,8 +60,17 @@ ACCOUNTING = "Account (ORGANISM_DATABASE_URL)"
 
 def main() -> None:
     """The entry point: an error that the system names is one clear line and an exit status."""
+    _log_to_stderr()
     with _clear_errors():
         app()
+
+
+def _log_to_stderr() -> None:
+    """Standard output is what was asked for. Without this structlog writes there, and shows a traceback's variables."""
+    from xml_pipeline.logs import configure_logging
+
+    level = os.environ.get("ORGANISM_LOG_LEVEL", "")
+    configure_logging(level if level in LEVELS else "warning", style="console")
 
 
 @app.command(rich_help_panel=RUNNING)

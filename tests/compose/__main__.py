@@ -5,6 +5,7 @@ With the word `images`, have the images there and built, and no more.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ MEGABYTES = 250
 
 def main() -> int:
     """0 when nothing was wrong, or when there is no engine, which it says."""
+    # Stopped in the middle it still takes its containers down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     reason = why_not()
     if reason is not None:
         say(f"{reason}; nothing was tried")

@@ -23,7 +23,7 @@ from tests.support.broker import Broker
 from tests.support.doc_commands import commands, ended, shell
 from tests.support.fleet import Fleet
 from tests.support.keys import Key, make_key, revoke_key
-from tests.support.least_rights import PASSWORD, SERVICES, Users, run_organism
+from tests.support.least_rights import PASSWORD, SERVICES, Users, run_organism, with_user
 from tests.support.organisms import renamed
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import wait_until
@@ -89,6 +89,7 @@ class Story:
     keys: dict[str, Key] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)  # threads of the dump
     facts: dict[str, int] = field(default_factory=dict)  # of the dump, before the services start
+    server_url: str = ""
     database_url: str = ""
     api: Api = field(init=False)
 
@@ -118,6 +119,12 @@ class Story:
             for service in SERVICES:
                 (self.folder / kind / service).write_text(PASSWORD)
 
+    def make_database(self, server: PostgresServer) -> None:
+        """An empty database, whose owner is no superuser."""
+        self.server_url = server.url()
+        self.database_url = with_user(server.url("organism"), "organism")
+        self.run("owner", self.database_url)
+
     def make_broker(self) -> None:
         """An empty virtual host, and its administrator's rights."""
         self._manage("PUT", f"vhosts/{self.name}", {})
@@ -137,9 +144,9 @@ class Story:
 
     def variables(self, database_url: str) -> dict[str, str]:
         """Those of the commands of docs/backup.md."""
-        server = urlunsplit(urlsplit(database_url)._replace(path="/postgres"))
         return {
-            "SERVER_URL": server,
+            "SERVER_URL": self.server_url,
+            "OWNER_PASSWORD": PASSWORD,
             "ORGANISM_DATABASE_URL": database_url,
             "ORGANISM_AMQP_URL": self.amqp_url,
             "ORGANISM_FILE": str(self.file),
@@ -193,8 +200,9 @@ class Story:
 
 async def dumped(story: Story, server: PostgresServer) -> None:
     """From an empty server to a dump of threads in every state, and everything gone."""
-    url = server.url("organism")
-    await _make_database(story, url)
+    story.make_database(server)
+    url = story.database_url
+    await _make_schema(story, url)
     db = Database.connect(url)
     story.keys = {name: await make_key(db, name=name) for name in ("kept", "revoked-before", "revoked-after")}
     await revoke_key(db, story.keys["revoked-before"])
@@ -211,10 +219,7 @@ async def dumped(story: Story, server: PostgresServer) -> None:
     await db.close()
 
 
-async def _make_database(story: Story, url: str) -> None:
-    admin = await asyncpg.connect(story.variables(url)["SERVER_URL"])
-    await admin.execute("create database organism")
-    await admin.close()
+async def _make_schema(story: Story, url: str) -> None:
     await migrate_database(url)
     await fill_books(url, ROWS)
     story.make_broker()
@@ -274,7 +279,8 @@ def _asked(story: Story, what: str) -> list[str]:
 
 async def restored(story: Story, server: PostgresServer) -> None:
     """Into a server and a virtual host with nothing in them, by the commands of docs/backup.md."""
-    url = story.database_url = server.url("organism")
+    story.make_database(server)
+    url = story.database_url
     story.lose_broker()
     story.make_broker()
     for block in ("restore", "users", "look"):

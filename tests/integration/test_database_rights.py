@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+from tests.support.doc_commands import commands, ended, shell
 from tests.support.least_rights import PASSWORD, run_organism, with_user
 from tests.support.postgres import Databases
 from xml_pipeline.errors import Refused
@@ -204,6 +205,64 @@ async def test_who_may_make_no_roles_migrates_and_is_helped_later(postgres: Data
         await admin.execute(f"drop database {name} with (force)")
         for role in (owner, *(f"{owner}_{service}" for service in SERVICES)):
             await admin.execute(f"drop role if exists {role}")
+        await admin.close()
+
+
+OTHERS = (
+    "create table others (id int)",
+    "create function others() returns int language sql return 1",
+    # As extensions do with what is for superusers alone.
+    "revoke all on function others() from public",
+    "grant select on others to organism_gateway",
+    "create view reports.others as select 1 as one",
+)
+
+
+async def test_what_is_of_another_owner_is_left_alone(empty_database_url: str) -> None:
+    """Such as an extension that a superuser has made in the same schema."""
+    owner, name = f"t{secrets.token_hex(3)}_owner", empty_database_url.rsplit("/", 1)[1]
+    admin = await asyncpg.connect(empty_database_url)
+    await admin.execute(f"create role {owner} login createrole password '{PASSWORD}'")
+    try:
+        await admin.execute(f"alter database {name} owner to {owner}")
+        await migrate_database(with_user(empty_database_url, owner))
+        for statement in (*OTHERS, "grant all on threads to organism_usage"):
+            await admin.execute(statement)
+        await migrate_database(with_user(empty_database_url, owner))
+        may = "select has_table_privilege($1, $2, $3)"
+        assert await admin.fetchval(may, "organism_gateway", "others", "select")
+        assert not await admin.fetchval(may, "organism_usage", "threads", "delete")
+    finally:
+        await admin.execute(f"reassign owned by {owner} to current_user")
+        await admin.execute(f"drop owned by {owner}")
+        await admin.execute(f"drop role {owner}")
+        await admin.close()
+
+
+async def test_an_owner_uses_roles_that_another_made_when_he_may(
+    database_url: str, empty_database_url: str, tmp_path: Path
+) -> None:
+    """Those of the server are made with the first database, by a superuser."""
+    owner, name = f"t{secrets.token_hex(3)}_owner", empty_database_url.rsplit("/", 1)[1]
+    admin = await asyncpg.connect(database_url)
+    await admin.execute(f"create role {owner} login createrole password '{PASSWORD}'")
+    url = with_user(empty_database_url, owner)
+    try:
+        await admin.execute(f"alter database {name} owner to {owner}")
+        await migrate_database(url)
+        answer = await asyncio.to_thread(setup, url, f"{owner}_")
+        assert answer.returncode == 1
+        assert "may make roles" in answer.stderr
+        let = commands("operations.md", "admin").replace(" to organism ", f" to {owner} ")
+        await asyncio.to_thread(ended, shell(let, tmp_path, {"SERVER_URL": database_url}))
+        answer = await asyncio.to_thread(setup, url, f"{owner}_")
+        assert answer.returncode == 0, answer.stderr
+    finally:
+        await admin.execute(f"drop database {name} with (force)")
+        for service in SERVICES:
+            await admin.execute(f"drop role if exists {owner}_{service}")
+        await admin.execute(f"drop owned by {owner}")
+        await admin.execute(f"drop role {owner}")
         await admin.close()
 
 

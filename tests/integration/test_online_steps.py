@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.chaos.load import until
 from tests.support.migrations import add_scripts, add_those_to_come, copied_scripts
 from xml_pipeline.errors import DatabaseUnavailable, InvalidInput
 from xml_pipeline.storage.schema import current_revision, migrate_database
@@ -131,6 +132,43 @@ async def test_what_takes_long_under_its_lock_is_given_up(
     with pytest.raises(DatabaseUnavailable, match=r"took too long at .*: stop the services"):
         await migrate_database(database_url, scripts=scripts)
     assert await connection.fetchval("select version_num from alembic_version") == current_revision()
+
+
+# A victim is whom the server chooses: this one says that it is, the first time.
+VICTIM = "do 'begin if nextval(''tries'') = 1 then raise exception using errcode = ''40P01''; end if; end'"
+
+
+async def test_the_victim_of_a_deadlock_is_tried_again(
+    connection: asyncpg.Connection, database_url: str, scripts: Path
+) -> None:
+    await connection.execute("create sequence tries")
+    add_step(scripts, f'online.briefly("{VICTIM}")')
+    await migrate_database(database_url, scripts=scripts)
+    assert await connection.fetchval("select last_value from tries") == 2
+
+
+async def test_rights_that_another_sets_meanwhile_are_set_again(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    other = await asyncpg.connect(database_url)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("grant select on threads to organism_router with grant option")
+    migrating = asyncio.create_task(migrate_database(database_url))
+    await until(lambda: waits(other))
+    await transaction.commit()
+    await migrating
+    may = "select has_table_privilege('organism_router', 'threads', 'select with grant option')"
+    assert not await other.fetchval(may)
+    await other.close()
+
+
+async def waits(connection: asyncpg.Connection) -> bool:
+    statement = """
+        select exists (select from pg_stat_activity where datname = current_database()
+            and application_name = 'migrate' and wait_event_type = 'Lock')
+    """
+    return bool(await connection.fetchval(statement))
 
 
 async def test_a_revision_that_is_not_known_is_refused(database_url: str) -> None:

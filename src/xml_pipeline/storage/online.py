@@ -1,7 +1,8 @@
-"""Steps of migrations that run while services work: none has them wait for more than a second.
+"""Steps of migrations that run while services work: none has them wait for more than 1.2 seconds.
 
 A step that takes a lock which reads or writes wait for is one statement in a transaction of its own. The server gives
-it up when it has not got its lock after LONGEST_WAIT, or has not ended after LONGEST_WORK. What takes longer (an index,
+it up when it has not got its lock after LONGEST_WAIT, or has not ended after LONGEST_WORK; where an autovacuum can be
+got out of the way by patience alone, each tenth try has PATIENT_WAIT and PATIENT_WORK. What takes longer (an index,
 the check of rows that are there, new values) is done under locks that nobody waits for, or in many small transactions.
 
 Each step can be repeated: a migration that was given up or killed begins again at its first step, and what is done
@@ -20,9 +21,12 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy import Connection
 
-# Of a second that others may wait, the rest is for the commit.
+# Of a second that others may wait; the rest is for the commit.
 LONGEST_WAIT = "400ms"
 LONGEST_WORK = "800ms"
+# PostgreSQL cancels an autovacuum for whoever has waited for it for `deadlock_timeout`: a second, unless set.
+PATIENT_WAIT = "1100ms"
+PATIENT_WORK = "1200ms"
 BATCH = 1000
 _NAME_LIMIT = 63
 
@@ -42,7 +46,8 @@ _HAS_CONSTRAINT = "select true from pg_constraint where conrelid = to_regclass(:
 def briefly(statement: str) -> None:
     """Run one statement that others may have to wait for."""
     with _alone() as connection:
-        _set(connection, "statement_timeout", LONGEST_WORK)
+        patient = _shown(connection, "lock_timeout") == PATIENT_WAIT
+        _set(connection, "statement_timeout", PATIENT_WORK if patient else LONGEST_WORK)
         try:
             connection.execute(sa.text(statement))
         finally:
@@ -142,11 +147,12 @@ def _create_concurrently(name: str, table: str, what: str, kind: str) -> None:
 def _patiently(statement: str) -> None:
     """It waits for transactions to end, and nobody waits for it."""
     with _alone() as connection:
+        wait = _shown(connection, "lock_timeout")
         _set(connection, "lock_timeout", "0")
         try:
             connection.execute(sa.text(statement))
         finally:
-            _set(connection, "lock_timeout", LONGEST_WAIT)
+            _set(connection, "lock_timeout", wait)
 
 
 @contextmanager
@@ -158,6 +164,10 @@ def _alone() -> Iterator[Connection]:
 
 def _set(connection: Connection, setting: str, value: str) -> None:
     connection.execute(sa.text(f"set {setting} = '{value}'"))
+
+
+def _shown(connection: Connection, setting: str) -> str:
+    return str(connection.scalar(sa.text(f"show {setting}")))
 
 
 def _scalar(query: str, **values: str) -> bool:

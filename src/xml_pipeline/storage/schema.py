@@ -17,20 +17,26 @@ from xml_pipeline.errors import DatabaseUnavailable, InvalidInput, Refused, Sche
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.granting import grant_rights
 from xml_pipeline.storage.migration_turn import turn_of_session
-from xml_pipeline.storage.online import LONGEST_WAIT
+from xml_pipeline.storage.online import LONGEST_WAIT, PATIENT_WAIT
 
 log = structlog.get_logger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again.
-_NO_LONG_WAIT = text(f"set lock_timeout = '{LONGEST_WAIT}'")
+# An autovacuum that is in the way is cancelled after this time, which is less than LONGEST_WAIT.
+_CANCEL_AUTOVACUUM = text("set deadlock_timeout = '200ms'")
 _INSUFFICIENT_PRIVILEGE = "42501"
+# What PostgreSQL calls it when another sets the rights of the same table, or changes it, at the same time.
+_CHANGED_MEANWHILE = "XX000"
 _PAUSE = 1.0
-# How often a lock is asked for, and how often a statement is tried that takes too long under one.
-_TRIES = {"55P03": 60, "57014": 3}
+# How often a lock is asked for, a statement is tried that takes too long under one, or is the victim of a deadlock.
+_TRIES = {"55P03": 60, "57014": 3, "40P01": 10}
+_GRANT_TRIES = 10
+_PATIENT_EACH = 10
 _GIVEN_UP = {
-    "55P03": "somebody held a table of the database at {place} all the time: end long transactions, try again",
+    "55P03": "somebody held a table of the database at {place} all the time: end long transactions, such as a pg_dump, "
+    "or wait for them, and for an autovacuum that prevents wraparound; try again",
     "57014": "a statement that others wait for took too long at {place}: stop the services, try again",
+    "40P01": "others locked what is changed in the other order, again and again, at {place}: try again",
 }
 
 
@@ -54,8 +60,6 @@ async def migrate_database(url: str, *, revision: str = "head", scripts: Path = 
     try:
         async with database.session() as connection:
             await turn_of_session(connection)
-            await connection.execute(_NO_LONG_WAIT)
-            await connection.commit()
             await _move(connection, database.place, revision, scripts)
     finally:
         await database.close()
@@ -64,11 +68,14 @@ async def migrate_database(url: str, *, revision: str = "head", scripts: Path = 
 async def _move(connection: AsyncConnection, place: str, revision: str, scripts: Path) -> None:
     """What is done is kept when a lock is not to be had: the next try goes on there."""
     left = dict(_TRIES)
+    cancels = await _may_cancel_autovacuum(connection)
     while True:
+        number = _TRIES["55P03"] - left["55P03"] + 1
+        await _wait_at_most(connection, LONGEST_WAIT if cancels or number % _PATIENT_EACH else PATIENT_WAIT)
         try:
             return await _move_once(connection, place, revision, scripts)
         except DBAPIError as error:
-            state = getattr(error.orig, "sqlstate", None)
+            state = _state(error)
             if state not in left:
                 raise
             left[state] -= 1
@@ -79,6 +86,25 @@ async def _move(connection: AsyncConnection, place: str, revision: str, scripts:
             await asyncio.sleep(_PAUSE)
 
 
+async def _may_cancel_autovacuum(connection: AsyncConnection) -> bool:
+    """For superusers, and users with `grant set on parameter deadlock_timeout`."""
+    try:
+        await connection.execute(_CANCEL_AUTOVACUUM)
+    except DBAPIError as error:
+        if _state(error) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        await connection.rollback()
+        return False
+    await connection.commit()
+    return True
+
+
+async def _wait_at_most(connection: AsyncConnection, wait: str) -> None:
+    """Whoever waits for a table's lock has everybody else wait behind him: not for long, and then again."""
+    await connection.execute(text(f"set lock_timeout = '{wait}'"))
+    await connection.commit()
+
+
 async def _move_once(connection: AsyncConnection, place: str, revision: str, scripts: Path) -> None:
     found = await connection.run_sync(found_revisions)
     await connection.commit()
@@ -86,10 +112,32 @@ async def _move_once(connection: AsyncConnection, place: str, revision: str, scr
         raise SchemaOutdated(_what_to_do(place, found))
     await connection.run_sync(_run_migrations, revision, found, scripts)
     if await connection.run_sync(found_revisions) == {current_revision(scripts)}:
-        missing = await connection.run_sync(grant_rights)
-        if missing:
-            log.warning("roles_missing", roles=missing, reason="who migrates may not make roles")
+        await _grant(connection)
     await connection.commit()
+
+
+async def _grant(connection: AsyncConnection) -> None:
+    missing = await _granted(connection)
+    if missing:
+        log.warning("roles_missing", roles=missing, reason="who migrates may not make roles")
+
+
+async def _granted(connection: AsyncConnection) -> list[str]:
+    left = _GRANT_TRIES
+    while True:
+        try:
+            return await connection.run_sync(grant_rights)
+        except DBAPIError as error:
+            left -= 1
+            if not left or _state(error) != _CHANGED_MEANWHILE:
+                raise
+            await connection.rollback()
+            log.warning("rights_tried_again", seconds=_PAUSE)
+            await asyncio.sleep(_PAUSE)
+
+
+def _state(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
 
 
 async def require_current_schema(database: Database) -> None:
@@ -99,7 +147,7 @@ async def require_current_schema(database: Database) -> None:
         async with database.begin() as connection:
             found = await connection.run_sync(found_revisions)
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+        if _state(error) != _INSUFFICIENT_PRIVILEGE:
             raise
         raise Refused(
             f"the database at {database.place} shows this user nothing: take the user of this service, "

@@ -81,6 +81,7 @@ class Pool:
         self._clock = 0.0
         self._failures = 0
         self._spawn_after = 0.0
+        self._begun = False
         self._closing = False
 
     async def start(self) -> Ready:
@@ -89,6 +90,7 @@ class Pool:
         Where several workers start at once, each takes work as soon as it can.
         """
         ready = await self._start_generation(self._source, 0, count=1)
+        self._begun = True
         self._fill()
         return ready
 
@@ -200,7 +202,7 @@ class Pool:
 
     def _fill(self) -> None:
         """Replace who is gone, more slowly when they do not even start."""
-        if self._closing or self._clock < self._spawn_after:
+        if not self._begun or self._closing or self._clock < self._spawn_after:
             return
         current = [m for m in self._where(State.STARTING, State.READY) if m.generation == self._generation]
         for _ in range(self._settings.processes - sum(not member.alone for member in current)):
