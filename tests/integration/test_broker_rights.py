@@ -251,11 +251,15 @@ def test_again_with_other_passwords_and_to_a_file(managed_broker: Broker, organi
         assert done.returncode == 0, done.stderr
         assert "Success" in managed_broker.node.control("authenticate_user", f"{prefix}router", password)
     written = organism_file.with_name("definitions.json")
+    written.touch(mode=0o644)
     done = run_organism(*setup, "--definitions", str(written), "--service", "usage", environment=environment)
     assert done.returncode == 0, done.stderr
     assert [user["name"] for user in json.loads(written.read_text())["users"]] == [f"{prefix}usage"]
     assert PASSWORD not in written.read_text()
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    nowhere = str(organism_file.with_name("no") / "definitions.json")
+    done = run_organism(*setup, "--definitions", nowhere, environment=environment)
+    assert (done.returncode, "cannot write" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -265,7 +269,10 @@ def test_again_with_other_passwords_and_to_a_file(managed_broker: Broker, organi
         (("--management", "http://guest:wrong@{place}"), 1, "refused the login"),
         (("--management", "http://127.0.0.1:1"), 1, "does not answer"),
         (("--management", "127.0.0.1"), 2, "is like http://user:password@host:15672"),
+        (("--management", "http://[bad"), 2, "is like http://user:password@host:15672"),
+        (("--management", "http://127.0.0.1:99999"), 2, "is like http://user:password@host:15672"),
         (("--rabbitmqctl", "no-such-command"), 2, "cannot be run"),
+        (("--rabbitmqctl", "docker 'x"), 2, "--rabbitmqctl cannot be read as a shell would"),
         (("--rabbitmqctl", "false"), 1, "false import_definitions"),
         (("--rabbitmqctl", "true", "--listener", "nobody"), 2, "there is no listener nobody: there are echo"),
     ],

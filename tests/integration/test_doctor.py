@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.support.broker import Broker
-from tests.support.least_rights import PASSWORD, Users, make_users, run_organism
+from tests.support.least_rights import PASSWORD, Users, make_users, run_organism, with_user
 from tests.support.postgres import Databases
 from xml_pipeline.doctor.examination import Patient, examine
 from xml_pipeline.doctor.model import Finding, State
@@ -329,6 +329,31 @@ async def test_users_as_they_are_made_and_as_somebody_changed_them(
     assert "policymaker" in tagged.said
 
 
+def test_a_user_who_reads_one_listeners_assignments_alone(
+    managed_broker: Broker, database_url: str, organism_file: Path
+) -> None:
+    prefix = f"n{secrets.token_hex(3)}-"
+    environment = {
+        "ORGANISM_AMQP_URL": managed_broker.amqp_url,
+        "ORGANISM_DATABASE_URL": database_url,
+        "ORGANISM_FILE": str(organism_file),
+        "ORGANISM_AGENT_WORKER_BROKER_PASSWORD": PASSWORD,
+    }
+    narrow = ("--prefix", prefix, "--service", "agent-worker", "--listener", "a")
+    management = ("--management", managed_broker.node.management_url)
+    done = run_organism("broker-setup", *narrow, *management, environment=environment)
+    assert done.returncode == 0, done.stderr
+    done = run_organism("doctor", "--json", *narrow, *management, environment=environment)
+    said = {one["check"]: one["state"] for one in json.loads(done.stdout)["findings"] if "-rights-" in one["check"]}
+    assert said == {"broker-rights-agent-worker": "ok"}
+    for option, unknown, told in (
+        ("--service", "worker", "there is no user for worker"),
+        ("--listener", "nobody", "there is no listener nobody"),
+    ):
+        done = run_organism("doctor", option, unknown, environment=environment)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
 def test_the_command_line(managed_broker: Broker, database_url: str, organism_file: Path, organism_name: str) -> None:
     urls = {"ORGANISM_AMQP_URL": managed_broker.amqp_url, "ORGANISM_DATABASE_URL": database_url}
     environment = {**urls, "ORGANISM_FILE": str(organism_file)}
@@ -357,4 +382,23 @@ def test_the_command_line_on_what_is_well_and_on_nothing(database_url: str, tmp_
     assert "neither ORGANISM_AMQP_URL nor ORGANISM_DATABASE_URL is set" in done.stderr
     missing = {**nothing, "ORGANISM_AMQP_URL": "amqp://127.0.0.1/", "ORGANISM_FILE": str(tmp_path / "none.yaml")}
     assert run_organism("doctor", environment=missing).returncode == 2
-    assert PASSWORD not in done.stderr
+
+
+def test_passwords_are_not_told(managed_broker: Broker, database_url: str, organism_file: Path) -> None:
+    gone, file = f"somebody:{PASSWORD}@127.0.0.1:1", {"ORGANISM_FILE": str(organism_file)}
+    urls = {"ORGANISM_AMQP_URL": f"amqp://{gone}/", "ORGANISM_DATABASE_URL": f"postgresql://{gone}/nothing"}
+    wrong = {
+        "ORGANISM_AMQP_URL": with_user(managed_broker.amqp_url, "nobody"),
+        "ORGANISM_DATABASE_URL": with_user(database_url, "nobody"),
+    }
+    management = with_user(managed_broker.node.management_url, "nobody")
+    unreadable = f"http://somebody:{PASSWORD}@[bad"
+    for environment, address in ((urls, f"http://{gone}"), (wrong, management)):
+        done = run_organism("doctor", "--management", address, environment={**environment, **file})
+        assert done.returncode == 1, done.stderr
+        told = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("failed")}
+        assert told == {"broker", "broker-management", "database"}
+        assert PASSWORD not in done.stdout + done.stderr
+    done = run_organism("doctor", "--management", unreadable, environment={**urls, **file})
+    assert done.returncode == 2
+    assert PASSWORD not in done.stdout + done.stderr

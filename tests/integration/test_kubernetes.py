@@ -6,6 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -50,7 +51,10 @@ def run_setup(pods: Pods, prefix: str) -> None:
         if container["name"] == "broker-setup":
             organism = {"ORGANISM_FILE": str(pods.place(job, container, "/organism") / "organism.yaml")}
         environment = pods.environment(job, container)
-        done = run_organism(*pods.arguments(job, container), *more, environment={**organism, **environment})
+        arguments = pods.arguments(job, container)
+        # The list of a node's processes shows them.
+        assert [word for word in arguments if urlsplit(word).password] == []
+        done = run_organism(*arguments, *more, environment={**organism, **environment})
         assert done.returncode == 0, done.stderr
 
 

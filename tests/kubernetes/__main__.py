@@ -89,7 +89,7 @@ def _with_broker_and_database(folder: Path, started: list[str]) -> Pods:
     found, maps = example_values(
         "",
         f"amqp://administrator:{password}@{RABBITMQ}:5672/",
-        f"http://administrator:{password}@{RABBITMQ}:15672",
+        f"http://administrator@{RABBITMQ}:15672",
         f"postgresql://organism:{password}@{POSTGRES}:5432/organism",
         secrets.token_hex(16),
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from tests.support.kubernetes import Manifest, Workload, connections
 
@@ -99,5 +100,10 @@ def example_values(
         urls[key] = f"{scheme}://{prefix}{rest.partition('@')[0]}@{moved[scheme]}"
     secrets: dict[str, dict[str, str]] = {key: {"password": f"{secret}\n"} for key in urls}
     secrets["database-owner"] = {"url": database_url}
-    secrets["broker-admin"] = {"url": amqp_url, "management": management_url}
+    secrets["broker-admin"] = {"url": amqp_url, "management": _without_password(management_url)}
     return secrets, {"connections": urls}
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}"))

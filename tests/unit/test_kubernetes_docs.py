@@ -72,6 +72,14 @@ def test_every_folder_is_told_of() -> None:
     assert told == {*tops, "keda/prometheus", "keda/postgresql"}
 
 
+def test_the_management_plugins_password_is_that_of_the_url() -> None:
+    """What is in `management` is an argument of commands, which the list of processes shows."""
+    [address] = re.findall(r"management=<\(printf %s \"(.*)\"\)$", section("Secrets"), re.MULTILINE)
+    said = f'admin=administrator:secret; printf %s "{address}"'
+    done = subprocess.run(["/bin/sh", "-euc", said], capture_output=True, text=True, check=True)
+    assert done.stdout == "http://administrator@organism-rabbitmq:15672"
+
+
 KUBECTL, BASH, OPENSSL = shutil.which("kubectl"), shutil.which("bash"), shutil.which("openssl")
 
 

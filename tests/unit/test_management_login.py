@@ -18,6 +18,7 @@ AMQP = "amqp://admin:p%40ss@broker:5672/shop"
         ("http://other@broker:15672", "http://other@broker:15672"),
         ("http://broker:15672", "http://broker:15672"),
         ("nonsense", "nonsense"),
+        ("http://[bad", "http://[bad"),
     ],
 )
 def test_the_same_user_needs_his_password_once(address: str, expected: str) -> None:

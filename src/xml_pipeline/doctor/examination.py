@@ -22,7 +22,11 @@ _WITH_DATABASE = ("gateway", "router", "usage")
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What to look at. `organism` and `listeners` are what the broker has queues for; `prefix` begins users' names."""
+    """What to look at. `organism` and `listeners` are what the broker has queues for.
+
+    `services`: whose users; `prefix` begins their names. `reads`: the user agent-worker is to read the assignments of
+    these listeners alone; None: of all.
+    """
 
     database_url: str | None = None
     amqp_url: str | None = None
@@ -30,6 +34,8 @@ class Patient:
     organism: str = ""
     listeners: tuple[str, ...] = ()
     prefix: str = ""
+    services: tuple[str, ...] = SERVICES
+    reads: tuple[str, ...] | None = None
 
 
 async def examine(patient: Patient) -> list[Finding]:
@@ -60,7 +66,10 @@ def _management(patient: Patient) -> Sequence[Finding]:
         return []
     if patient.management_url is None:
         return list(not_asked_management())
-    expected = {patient.prefix + service: (service, rights_of(service, patient.organism)) for service in SERVICES}
+    expected = {
+        patient.prefix + service: (service, rights_of(service, patient.organism, patient.reads))
+        for service in patient.services
+    }
     try:
         vhost, events = vhost_of(patient.amqp_url), Names(patient.organism).events
         facts = look_at_management(patient.management_url, vhost, expected, events)
@@ -76,7 +85,7 @@ async def _database(patient: Patient) -> Sequence[Finding]:
     from xml_pipeline.storage.database import Database
     from xml_pipeline.storage.looking import look_at_database
 
-    users = {service: patient.prefix + service for service in _WITH_DATABASE}
+    users = {service: patient.prefix + service for service in _WITH_DATABASE if service in patient.services}
     db = Database.connect(patient.database_url, pool_size=1, application_name=NAME)
     try:
         return list(judge_database(await look_at_database(db, users), users))

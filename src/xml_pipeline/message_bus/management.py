@@ -20,8 +20,11 @@ _ALARMS = {"mem_alarm": "memory", "disk_free_alarm": "disk"}
 
 
 def vhost_of(url: str) -> str:
-    """The virtual host that an AMQP URL names; none is `/`."""
-    return unquote(urlsplit(url).path[1:]) or "/"
+    """The virtual host that an AMQP URL names; none is `/`. Raises InvalidInput for what is no URL."""
+    try:
+        return unquote(urlsplit(url).path[1:]) or "/"
+    except ValueError as error:
+        raise InvalidInput("ORGANISM_AMQP_URL cannot be read: it is like amqp://user:password@host:5672") from error
 
 
 def with_login_of(address: str, amqp_url: str) -> str:
@@ -29,7 +32,10 @@ def with_login_of(address: str, amqp_url: str) -> str:
 
     So that one password file serves both. What is no address stays as it is, and is refused when it is asked.
     """
-    wanted, amqp = urlsplit(address), urlsplit(amqp_url)
+    try:
+        wanted, amqp = urlsplit(address), urlsplit(amqp_url)
+    except ValueError:
+        return address
     if not wanted.username or wanted.password is not None or wanted.username != amqp.username or not amqp.password:
         return address
     place = wanted.netloc.rpartition("@")[2]
@@ -38,23 +44,34 @@ def with_login_of(address: str, amqp_url: str) -> str:
 
 def import_definitions(address: str, definitions: str) -> None:
     """Raises InvalidInput, BrokerUnavailable, and Refused with what RabbitMQ says."""
-    _ask(address, "POST", "definitions", definitions)
+    answer = _ask_plugin(address, "POST", "definitions", definitions)
+    # The plugin says nothing where all went well; others may take anything, and show a page.
+    if answer.content:
+        raise _no_plugin(answer.url)
 
 
 def look_at_management(address: str, vhost: str, users: Iterable[str], exchange: str) -> ManagementFacts:
     """Nodes, and the rights of these users in the virtual host and on the topic exchange.
 
-    Raises InvalidInput, BrokerUnavailable, and Refused where the login is no administrator's.
+    Raises InvalidInput, BrokerUnavailable, and Refused where the login is no administrator's, or there is no plugin.
     """
-    answer = _ask(address, "GET", "nodes")
+    answer = _ask_plugin(address, "GET", "nodes")
+    nodes = _nodes(answer)
     told, asked_at = answer.headers.get("date"), datetime.now(UTC)
     found = {name: _user(address, vhost, name, exchange) for name in users}
     return ManagementFacts(
-        nodes=tuple(_node(node) for node in answer.json()),
+        nodes=nodes,
         users={name: user for name, user in found.items() if user is not None},
         clock=parsedate_to_datetime(told) if told else None,
         asked_at=asked_at,
     )
+
+
+def _nodes(answer: httpx.Response) -> tuple[NodeFacts, ...]:
+    found = _objects(answer)
+    if not all("name" in node for node in found):
+        raise _no_plugin(answer.url)
+    return tuple(_node(node) for node in found)
 
 
 def _node(node: Mapping[str, Any]) -> NodeFacts:
@@ -64,7 +81,7 @@ def _node(node: Mapping[str, Any]) -> NodeFacts:
 
 def _user(address: str, vhost: str, name: str, exchange: str) -> UserFacts | None:
     try:
-        user = _ask(address, "GET", f"users/{quote(name, safe='')}").json()
+        user = _object(_ask(address, "GET", f"users/{quote(name, safe='')}"))
     except NotFound:
         return None
     path = f"{quote(vhost, safe='')}/{quote(name, safe='')}"
@@ -76,7 +93,7 @@ def _user(address: str, vhost: str, name: str, exchange: str) -> UserFacts | Non
 
 def _rights(address: str, path: str, exchange: str) -> BrokerRights | None:
     try:
-        rights = _ask(address, "GET", f"permissions/{path}").json()
+        rights = _object(_ask(address, "GET", f"permissions/{path}"))
     except NotFound:
         return None
     return BrokerRights(rights["configure"], rights["write"], rights["read"], _topic(address, path, exchange))
@@ -85,13 +102,46 @@ def _rights(address: str, path: str, exchange: str) -> BrokerRights | None:
 def _topic(address: str, path: str, exchange: str) -> TopicRights:
     """Who has none for an exchange may use all its keys."""
     try:
-        found = _ask(address, "GET", f"topic-permissions/{path}").json()
+        found = _objects(_ask(address, "GET", f"topic-permissions/{path}"))
     except NotFound:
         found = []
     for one in found:
         if one["exchange"] == exchange:
             return TopicRights(exchange, one["write"] or NOTHING, one["read"] or NOTHING)
     return TopicRights(exchange, write=".*", read=".*")
+
+
+def _ask_plugin(address: str, method: str, path: str, body: str | None = None) -> httpx.Response:
+    """Ask for what every management plugin knows."""
+    try:
+        return _ask(address, method, path, body)
+    except NotFound as error:
+        raise _no_plugin(_url(address, path)) from error
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    found = _json(answer)
+    if not isinstance(found, dict):
+        raise _no_plugin(answer.url)
+    return found
+
+
+def _objects(answer: httpx.Response) -> list[dict[str, Any]]:
+    found = _json(answer)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise _no_plugin(answer.url)
+    return found
+
+
+def _json(answer: httpx.Response) -> object:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise _no_plugin(answer.url) from error
+
+
+def _no_plugin(url: httpx.URL) -> Refused:
+    return Refused(f"what answers at {_place(url)} is no management plugin of RabbitMQ")
 
 
 def _ask(address: str, method: str, path: str, body: str | None = None) -> httpx.Response:
@@ -105,6 +155,8 @@ def _ask(address: str, method: str, path: str, body: str | None = None) -> httpx
         raise Refused(f"the management plugin at {_place(url)} refused the login: it takes an administrator's")
     if answer.status_code == httpx.codes.NOT_FOUND:
         raise NotFound(f"the management plugin at {_place(url)} knows no {path}")
+    if answer.is_redirect:
+        raise _no_plugin(url)
     if answer.is_error:
         raise Refused(f"the management plugin at {_place(url)} answered {answer.status_code}: {answer.text[:300]}")
     return answer
@@ -112,10 +164,10 @@ def _ask(address: str, method: str, path: str, body: str | None = None) -> httpx
 
 def _url(address: str, path: str) -> httpx.URL:
     try:
-        url = httpx.URL(f"{address.rstrip('/')}/api/{path}")
-    except httpx.InvalidURL as error:
+        port, url = urlsplit(address).port, httpx.URL(f"{address.rstrip('/')}/api/{path}")
+    except (ValueError, httpx.InvalidURL) as error:
         raise InvalidInput(_ADDRESS) from error
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.host or port == 0:
         raise InvalidInput(_ADDRESS)
     return url
 

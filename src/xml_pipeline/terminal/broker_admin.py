@@ -16,9 +16,7 @@ _NO_FILE = "zero-sized"
 
 def by_rabbitmqctl(command: str, definitions: str) -> None:
     """Import definitions. Raises InvalidInput for a command that is none, BrokerUnavailable, and Refused."""
-    words = shlex.split(command)
-    if not words:
-        raise InvalidInput("--rabbitmqctl names no command")
+    words = _words(command)
     for way in _WAYS:
         done = _run([*words, "import_definitions", *way], definitions)
         said = (done.stderr or done.stdout).strip()
@@ -27,6 +25,16 @@ def by_rabbitmqctl(command: str, definitions: str) -> None:
         if _NO_FILE not in said:
             raise Refused(f"{words[0]} import_definitions: {said[:500]}")
     raise Refused(f"{words[0]} import_definitions takes nothing from standard input: use --management or --definitions")
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InvalidInput(f"--rabbitmqctl cannot be read as a shell would: {error}") from error
+    if not words:
+        raise InvalidInput("--rabbitmqctl names no command")
+    return words
 
 
 def _run(words: Sequence[str], given: str) -> subprocess.CompletedProcess[str]:

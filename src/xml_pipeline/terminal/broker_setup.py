@@ -20,6 +20,7 @@ from xml_pipeline.message_bus.topology import organism_topology
 from xml_pipeline.terminal.broker_admin import by_rabbitmqctl
 from xml_pipeline.terminal.database_setup import wanted_services
 from xml_pipeline.terminal.passwords import read_passwords
+from xml_pipeline.terminal.secret_file import write_secret
 
 if TYPE_CHECKING:
     from xml_pipeline.message_bus.topology import Topology
@@ -50,7 +51,7 @@ def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None
         ] = None,
         management: Annotated[
             str | None,
-            typer.Option(help="http://admin:password@host:15672; the AMQP URL's user needs no password here."),
+            typer.Option(help="http://admin@host:15672; the password is that of the AMQP URL, or else named here."),
         ] = None,
         rabbitmqctl: Annotated[
             str | None, typer.Option(help="The command, such as 'docker exec -i rabbitmq rabbitmqctl'.")
@@ -71,7 +72,7 @@ def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None
         if len(ways) != 1:
             raise InvalidInput("say how users are made: --management URL, --rabbitmqctl COMMAND or --definitions FILE")
         organism = load_organism(file or read_settings().file)
-        _require_known(listener or (), tuple(organism.listeners))
+        require_known(listener or (), tuple(organism.listeners))
         found = read_passwords(wanted_services(service, SERVICES), KIND, passwords)
         users = [
             BrokerUser(prefix + name, password, rights_of(name, organism.name, listener if name == _WORKER else None))
@@ -105,7 +106,8 @@ def set_up_broker(organism: Organism, users: Sequence[BrokerUser], way: Way, out
         out.print(f"user {user.name}: {'written' if way.to_file else 'its password and rights are set'}")
 
 
-def _require_known(listeners: Sequence[str], known: Sequence[str]) -> None:
+def require_known(listeners: Sequence[str], known: Sequence[str]) -> None:
+    """Raises InvalidInput for a listener that is not in organism.yaml."""
     unknown = sorted(set(listeners).difference(known))
     if unknown:
         raise InvalidInput(f"there is no listener {', '.join(unknown)}: there are {', '.join(known)}")
@@ -129,5 +131,4 @@ def _import(body: str, amqp_url: str, way: Way) -> None:
     elif way.rabbitmqctl is not None:
         by_rabbitmqctl(way.rabbitmqctl, body)
     elif way.to_file is not None:
-        way.to_file.touch(mode=0o600)
-        way.to_file.write_text(body + "\n", encoding="utf-8")
+        write_secret(way.to_file, body)

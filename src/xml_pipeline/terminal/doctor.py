@@ -6,14 +6,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from xml_pipeline.doctor.model import Finding, State
+from xml_pipeline.message_bus.rights import SERVICES
 from xml_pipeline.terminal import views
+from xml_pipeline.terminal.broker_setup import require_known
+from xml_pipeline.terminal.database_setup import wanted_services
 
 if TYPE_CHECKING:
     from xml_pipeline.doctor.examination import Patient
@@ -32,9 +35,17 @@ def add_doctor_command(app: typer.Typer, out: Console, panel: str) -> None:
         ] = None,
         management: Annotated[
             str | None,
-            typer.Option(help="http://admin:password@host:15672, for alarms, rights and the broker's clock."),
+            typer.Option(
+                help="http://admin@host:15672, for alarms, rights, the broker's clock; the AMQP URL has the password."
+            ),
         ] = None,
         prefix: Annotated[str, typer.Option(help="What stands in front of the names of the services' users.")] = "",
+        service: Annotated[
+            list[str] | None, typer.Option(help="Only this one's user: gateway, router, usage, agent-worker.")
+        ] = None,
+        listener: Annotated[
+            list[str] | None, typer.Option(help="The user agent-worker reads this one's assignments alone. Repeat.")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
         """Look at the broker of ORGANISM_AMQP_URL and the database of ORGANISM_DATABASE_URL, or at one of them.
@@ -43,7 +54,8 @@ def add_doctor_command(app: typer.Typer, out: Console, panel: str) -> None:
         """
         from xml_pipeline.doctor.examination import examine
 
-        findings = asyncio.run(examine(_patient(file, management, prefix)))
+        whose = Whose(prefix, wanted_services(service, SERVICES), tuple(listener) if listener else None)
+        findings = asyncio.run(examine(_patient(file, management, whose)))
         if as_json:
             views.print_json(out, findings_json(findings))
         else:
@@ -52,7 +64,15 @@ def add_doctor_command(app: typer.Typer, out: Console, panel: str) -> None:
             raise typer.Exit(EXIT_FAILED)
 
 
-def _patient(file: Path | None, management: str | None, prefix: str) -> Patient:
+class Whose(NamedTuple):
+    """The users to look at: `prefix` begins their names; `reads`: the listeners that agent-worker reads alone."""
+
+    prefix: str
+    services: tuple[str, ...]
+    reads: tuple[str, ...] | None
+
+
+def _patient(file: Path | None, management: str | None, whose: Whose) -> Patient:
     from xml_pipeline.doctor.examination import Patient
     from xml_pipeline.message_bus.management import with_login_of
     from xml_pipeline.organism.load import load_organism
@@ -62,11 +82,14 @@ def _patient(file: Path | None, management: str | None, prefix: str) -> Patient:
     if settings.amqp_url is None and settings.database_url is None:
         raise SettingMissing("neither ORGANISM_AMQP_URL nor ORGANISM_DATABASE_URL is set: there is nothing to look at")
     if settings.amqp_url is None:
-        return Patient(settings.database_url, prefix=prefix)
+        if management is not None or whose.reads is not None:
+            raise SettingMissing("--management and --listener take ORGANISM_AMQP_URL, too: they are about its broker")
+        return Patient(settings.database_url, prefix=whose.prefix, services=whose.services)
     organism = load_organism(file or settings.file)
     management = with_login_of(management, settings.amqp_url) if management else None
     listeners = tuple(organism.listeners)
-    return Patient(settings.database_url, settings.amqp_url, management, organism.name, listeners, prefix)
+    require_known(whose.reads or (), listeners)
+    return Patient(settings.database_url, settings.amqp_url, management, organism.name, listeners, *whose)
 
 
 def findings_view(findings: Sequence[Finding]) -> RenderableType:

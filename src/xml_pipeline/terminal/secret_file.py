@@ -14,7 +14,7 @@ def write_secret(file: Path, secret: str, *, group_reads: bool = False) -> None:
     try:
         _write(file, secret, 0o640 if group_reads else 0o600)
     except OSError as error:
-        raise InvalidInput(f"cannot write {file}: {error.strerror}; choose another --write") from error
+        raise InvalidInput(f"cannot write {file}: {error.strerror}; choose another place") from error
 
 
 def _write(file: Path, secret: str, mode: int) -> None:

@@ -26,7 +26,7 @@ def add_setup_command(app: typer.Typer, out: Console, panel: str) -> None:
         database_passwords: Annotated[Path, typer.Option(help="A folder with a file for each service.")],
         broker_passwords: Annotated[Path, typer.Option(help="A folder with a file for each service.")],
         management: Annotated[
-            str, typer.Option(help="http://admin:password@host:15672; the AMQP URL's user needs no password here.")
+            str, typer.Option(help="http://admin@host:15672; the password is that of the AMQP URL, or else named here.")
         ],
         first_key: Annotated[
             Path, typer.Option(help="The file for an admin's API key, for owner and group, where no key is in force.")
