@@ -16,6 +16,7 @@ from tests.support.doc_commands import commands, ended, shell
 from tests.support.least_rights import PASSWORD, run_organism, with_user
 from tests.support.postgres import Databases
 from xml_pipeline.errors import Refused
+from xml_pipeline.storage import ledger_tables, tables
 from xml_pipeline.storage.columns import metadata
 from xml_pipeline.storage.database import Database
 from xml_pipeline.storage.rights import REPORTS, RIGHTS, group_of
@@ -135,6 +136,7 @@ def test_refused(users: dict[str, str], service: str, statement: str) -> None:
 
 
 def test_every_table_is_somebodys() -> None:
+    assert tables.turns.metadata is ledger_tables.usage_events.metadata is metadata
     named = {table for rights in RIGHTS.values() for table in rights} - {"alembic_version"}
     partitions = {name for name in metadata.tables if name.startswith("usage_events_")}
     assert set(metadata.tables) - partitions == named | NOBODYS
