@@ -14,9 +14,9 @@ demo: $(INSTALLED)  ## run the hello-world organism once, and show what it does
 up: $(INSTALLED)  ## run the hello-world organism until Ctrl-C, with its API on http://127.0.0.1:8080
 	@$(BIN)/organism up --file examples/hello-world/organism.yaml --data .organism
 
-# Tests wait more than they work: all of them run in a process for each core, with a broker and a database of its own.
+# Tests wait more than they work: all of them run in a process more than there are cores, each with its broker and database.
 test: $(INSTALLED)  ## run all tests; T='tests/unit -k name' runs some
-	@$(BIN)/python -m pytest $(or $(T),--numprocesses auto --maxprocesses 4 --dist loadfile)
+	@$(BIN)/python -m pytest $(or $(T),--numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 --dist loadfile)
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
 	@tools/lint.sh
