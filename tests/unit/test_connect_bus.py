@@ -19,7 +19,7 @@ async def test_all_who_connect_to_one_memory_url_share_a_broker(organism_name: s
         await bus.close()
 
 
-@pytest.mark.parametrize("url", ["http://localhost/", "localhost:5672", ""])
+@pytest.mark.parametrize("url", ["http://localhost/", "localhost:5672", "", "amqp://[bad", "amqp://host:port/"])
 async def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="amqp://"):
         await connect_bus(url, name="test")

@@ -19,7 +19,7 @@ async def connect_bus(url: str, *, name: str) -> Bus:
     All who connect to one `memory://` URL in this process share one broker. Raises BrokerUnavailable when
     RabbitMQ does not answer, InvalidInput for any other kind of URL.
     """
-    scheme = urlsplit(url).scheme
+    scheme = _scheme(url)
     if scheme == "memory":
         return _brokers.setdefault(url, MemoryBroker()).connect()
     if scheme in ("amqp", "amqps"):
@@ -28,3 +28,13 @@ async def connect_bus(url: str, *, name: str) -> Bus:
 
         return await connect_rabbit(url, name=name)
     raise InvalidInput(f"a bus URL begins with memory://, amqp:// or amqps://, not {scheme or url[:8]!r}")
+
+
+def _scheme(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read only when it is asked for
+    except ValueError as error:
+        # The URL is not told: it may have a password in it.
+        raise InvalidInput("the bus URL cannot be read: it is like amqp://user:password@host:5672") from error
+    return parts.scheme
