@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 
 from xml_pipeline.access.keys import new_key
 from xml_pipeline.access.roles import Role
+from xml_pipeline.errors import Unavailable
 from xml_pipeline.message_bus.broker_users import BrokerUser
 from xml_pipeline.message_bus.rights import SERVICES, rights_of
 from xml_pipeline.terminal import broker_setup, database_setup
 from xml_pipeline.terminal.keys import create_key
 from xml_pipeline.terminal.passwords import read_passwords
+
+log = structlog.get_logger(__name__)
+_WAIT = 60.0
+_PAUSE = 1.0
 
 
 def add_setup_command(app: typer.Typer, out: Console, panel: str) -> None:
@@ -38,23 +46,44 @@ def add_setup_command(app: typer.Typer, out: Console, panel: str) -> None:
     ) -> None:
         """Do `migrate`, `database-setup --close`, `broker-setup` and `key create --if-none`, one after the other.
 
-        For machines that start services after it, as `docker compose up` does each time: it can be repeated.
+        For machines that start services after it, as `docker compose up` does each time: it can be repeated. Where
+        database or broker do not answer yet it waits for them, a minute at most for each.
         """
         from xml_pipeline.organism.load import load_organism
-        from xml_pipeline.runtime import read_settings, required_database_url, what_to_do
-        from xml_pipeline.storage.schema import current_revision, migrate
+        from xml_pipeline.runtime import read_settings
 
         organism = load_organism(file or read_settings().file)
-        with what_to_do("ORGANISM_DATABASE_URL"):
-            migrate(required_database_url())
-        out.print(f"the schema is current: {current_revision()}")
-        found = read_passwords(database_setup.SERVICES, database_setup.KIND, database_passwords)
-        database_setup.set_up_database(found, out, prefix=prefix, close=True)
-        found = read_passwords(SERVICES, broker_setup.KIND, broker_passwords)
-        users = [
-            BrokerUser(prefix + name, password, rights_of(name, organism.name)) for name, password in found.items()
-        ]
-        broker_setup.set_up_broker(organism, users, broker_setup.Way(management=management), out)
-        key = new_key("first", Role.ADMIN)
-        made = asyncio.run(create_key(key, first_key, if_none=True, group_reads=True))
-        out.print(f"the first key is in {first_key}" if made else "a key is in force already")
+        for_database = read_passwords(database_setup.SERVICES, database_setup.KIND, database_passwords)
+        for_broker = read_passwords(SERVICES, broker_setup.KIND, broker_passwords)
+        users = [BrokerUser(prefix + name, word, rights_of(name, organism.name)) for name, word in for_broker.items()]
+        way = broker_setup.Way(management=management)
+        once_it_answers(lambda: _migrate(out))
+        once_it_answers(lambda: database_setup.set_up_database(for_database, out, prefix=prefix, close=True))
+        once_it_answers(lambda: broker_setup.set_up_broker(organism, users, way, out))
+        once_it_answers(lambda: _first_key(first_key, out))
+
+
+def once_it_answers(step: Callable[[], None], *, seconds: float = _WAIT, pause: float = _PAUSE) -> None:
+    """Do it, again and again while what it needs does not answer. Raises its last error after so many seconds."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            return step()
+        except Unavailable as error:
+            if time.monotonic() > limit:
+                raise
+            log.warning("setup_waits", reason=str(error))
+            time.sleep(pause)
+
+
+def _migrate(out: Console) -> None:
+    from xml_pipeline.runtime import required_database_url
+    from xml_pipeline.storage.schema import current_revision, migrate
+
+    migrate(required_database_url())
+    out.print(f"the schema is current: {current_revision()}")
+
+
+def _first_key(file: Path, out: Console) -> None:
+    made = asyncio.run(create_key(new_key("first", Role.ADMIN), file, if_none=True, group_reads=True))
+    out.print(f"the first key is in {file}" if made else "a key is in force already")
