@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_FIRST_PORT, _PORTS_OF_EACH, _WORKERS = 10_000, 2_500, 8
+# Two runs side by side begin in different places.
+_ports = itertools.count(os.getpid() * 37)
 
 
 class SupportError(RuntimeError):
@@ -20,11 +25,21 @@ class SupportError(RuntimeError):
 
 
 def free_port() -> int:
-    """A TCP port that is free on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that is free on the loopback interface, and that nobody else is given until it is used.
+
+    Below those that the system hands out by itself, and in another range for each process with tests.
+    """
+    while True:
+        port = _FIRST_PORT + _PORTS_OF_EACH * (_worker() % _WORKERS) + next(_ports) % _PORTS_OF_EACH
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _worker() -> int:
+    """Which of the processes with tests this is; a run without others takes one by chance."""
+    named = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    return int(named) if named.isdecimal() else os.getpid()
 
 
 def wait_until(condition: Callable[[], bool], *, timeout: float, what: str, interval: float = 0.05) -> None:
