@@ -27,6 +27,7 @@ from xml_pipeline.terminal.doctor import add_doctor_command
 from xml_pipeline.terminal.keys import add_key_commands
 from xml_pipeline.terminal.letters import add_letter_commands
 from xml_pipeline.terminal.new_organism import first_steps, write_organism
+from xml_pipeline.terminal.options import FileOption, JsonOption
 from xml_pipeline.terminal.reports import add_report_command
 from xml_pipeline.terminal.repricing import add_reprice_command
 from xml_pipeline.terminal.setup import add_setup_command
@@ -48,10 +49,6 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-FileOption = Annotated[
-    Path | None, typer.Option("--file", "-f", help="The organism.yaml; else ORGANISM_FILE or ./organism.yaml.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
 OffsetOption = Annotated[int, typer.Option(min=0, help="How many to skip.")]
 RUNNING, WRITING, TALKING = "Run", "Write", "Talk and look (ORGANISM_URL)"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contract.rest_suite import SUMS, problem
-from tests.contract.target import Target, new_thread, tell
+from tests.contract.rest_usage import SUMS
+from tests.contract.target import Target, new_thread, problem, tell
 from tests.contract.websocket_suite import messages_of
 
 

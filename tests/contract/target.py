@@ -164,6 +164,17 @@ def network_target(
         yield Target(http, second, open_socket, limit=limit, **options)
 
 
+def problem(answer: Any, status: int) -> dict[str, Any]:
+    """The problem document of a failed request."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert isinstance(body["detail"], str)
+    assert body["status"] == status
+    assert body["code"]
+    return dict(body)
+
+
 def camel_case_only(value: Any) -> bool:
     """Whether no key of the API's own objects has an underscore; payloads are the organism's."""
     if isinstance(value, Mapping):

@@ -17,8 +17,7 @@ from fastapi.testclient import TestClient
 from lxml import etree
 
 from tests.contract.looking import Anything, Greeting, LookingListener, LookingPump, Shout, hello_pump
-from tests.contract.rest_suite import problem
-from tests.contract.target import Target, in_process_target
+from tests.contract.target import Target, in_process_target, problem
 from xml_pipeline.message_bus import get_budget_registry, reset_budget_registry
 from xml_pipeline.message_bus.budget_registry import BudgetRegistry
 from xml_pipeline.server.api import create_router

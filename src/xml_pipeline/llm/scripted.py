@@ -91,7 +91,7 @@ class ScriptedProvider:
         try:
             said = self._script(request)
             reply = await said if inspect.isawaitable(said) else said
-        except Exception as error:
+        except Exception as error:  # a script is the user's, and may raise anything
             raise ProviderRefused(f"the script failed: {error!r}") from error
         return ScriptedReply(reply) if isinstance(reply, str) else reply
 

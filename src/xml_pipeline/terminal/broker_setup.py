@@ -19,6 +19,7 @@ from xml_pipeline.message_bus.rights import SERVICES, rights_of
 from xml_pipeline.message_bus.topology import organism_topology
 from xml_pipeline.terminal.broker_admin import by_rabbitmqctl
 from xml_pipeline.terminal.database_setup import wanted_services
+from xml_pipeline.terminal.options import FileOption, ListenerOption, PrefixOption, ServiceOption
 from xml_pipeline.terminal.passwords import read_passwords
 from xml_pipeline.terminal.secret_file import write_secret
 
@@ -35,20 +36,14 @@ def add_broker_setup_command(app: typer.Typer, out: Console, panel: str) -> None
 
     @app.command("broker-setup", rich_help_panel=panel)
     def broker_setup(
-        file: Annotated[
-            Path | None, typer.Option("--file", "-f", help="The organism.yaml; else ORGANISM_FILE or ./organism.yaml.")
-        ] = None,
+        file: FileOption = None,
         passwords: Annotated[
             Path | None,
             typer.Option(help="A folder with a file for each service; else ORGANISM_GATEWAY_BROKER_PASSWORD, ..."),
         ] = None,
-        prefix: Annotated[str, typer.Option(help="In front of each user's name: users belong to the broker.")] = "",
-        service: Annotated[
-            list[str] | None, typer.Option(help="Only this one's user: gateway, router, usage, agent-worker.")
-        ] = None,
-        listener: Annotated[
-            list[str] | None, typer.Option(help="The user agent-worker reads this one's assignments alone. Repeat.")
-        ] = None,
+        prefix: PrefixOption = "",
+        service: ServiceOption = None,
+        listener: ListenerOption = None,
         management: Annotated[
             str | None,
             typer.Option(help="http://admin@host:15672; the password is that of the AMQP URL, or else named here."),

@@ -11,9 +11,9 @@ from rich.text import Text
 from xml_pipeline.organism.budgets import UNLIMITED
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.client import client_of_environment
+from xml_pipeline.terminal.options import JsonOption
 
 Json = views.Json
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _NUMBERS = ("limit", "used", "held", "left", "percent")
 
 

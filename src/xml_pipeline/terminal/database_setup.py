@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from xml_pipeline.errors import InvalidInput
+from xml_pipeline.terminal.options import PrefixOption
 from xml_pipeline.terminal.passwords import read_passwords
 
 SERVICES = ("gateway", "router", "usage")
@@ -26,7 +27,7 @@ def add_database_setup_command(app: typer.Typer, out: Console, panel: str) -> No
             Path | None,
             typer.Option(help="A folder with a file for each service; else ORGANISM_GATEWAY_DATABASE_PASSWORD, ..."),
         ] = None,
-        prefix: Annotated[str, typer.Option(help="In front of each user's name: users belong to the server.")] = "",
+        prefix: PrefixOption = "",
         service: Annotated[
             list[str] | None, typer.Option(help="Only this one's user: gateway, router, usage. Repeat for more.")
         ] = None,

@@ -17,6 +17,7 @@ from xml_pipeline.message_bus.rights import SERVICES
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.broker_setup import require_known
 from xml_pipeline.terminal.database_setup import wanted_services
+from xml_pipeline.terminal.options import FileOption, JsonOption, ListenerOption, PrefixOption, ServiceOption
 
 if TYPE_CHECKING:
     from xml_pipeline.doctor.examination import Patient
@@ -30,23 +31,17 @@ def add_doctor_command(app: typer.Typer, out: Console, panel: str) -> None:
 
     @app.command("doctor", rich_help_panel=panel)
     def doctor(
-        file: Annotated[
-            Path | None, typer.Option("--file", "-f", help="The organism.yaml; else ORGANISM_FILE or ./organism.yaml.")
-        ] = None,
+        file: FileOption = None,
         management: Annotated[
             str | None,
             typer.Option(
                 help="http://admin@host:15672, for alarms, rights, the broker's clock; the AMQP URL has the password."
             ),
         ] = None,
-        prefix: Annotated[str, typer.Option(help="What stands in front of the names of the services' users.")] = "",
-        service: Annotated[
-            list[str] | None, typer.Option(help="Only this one's user: gateway, router, usage, agent-worker.")
-        ] = None,
-        listener: Annotated[
-            list[str] | None, typer.Option(help="The user agent-worker reads this one's assignments alone. Repeat.")
-        ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        prefix: PrefixOption = "",
+        service: ServiceOption = None,
+        listener: ListenerOption = None,
+        as_json: JsonOption = False,
     ) -> None:
         """Look at the broker of ORGANISM_AMQP_URL and the database of ORGANISM_DATABASE_URL, or at one of them.
 

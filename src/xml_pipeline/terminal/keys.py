@@ -19,14 +19,13 @@ from xml_pipeline.access.roles import Role
 from xml_pipeline.errors import InvalidInput, NotFound
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.actor import command_line_actor
+from xml_pipeline.terminal.options import JsonOption
 from xml_pipeline.terminal.secret_file import write_secret
 
 if TYPE_CHECKING:
     from xml_pipeline.storage.database import Database
 
 err = Console(stderr=True, highlight=False)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_key_commands(app: typer.Typer, out: Console, panel: str) -> None:

@@ -12,10 +12,10 @@ from rich.text import Text
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.arguments import payload_of
 from xml_pipeline.terminal.client import client_of_environment
+from xml_pipeline.terminal.options import JsonOption
 
 Json = Mapping[str, Any]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The dead letter.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _PATH = "/dead-letters"
 
 

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 
 from xml_pipeline.terminal import views
 from xml_pipeline.terminal.actor import command_line_actor
+from xml_pipeline.terminal.options import JsonOption
 from xml_pipeline.terminal.spans import read_span
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_reprice_command(app: typer.Typer, out: Console, panel: str) -> None:
             typer.Option("--file", "-f", help="Take the prices of this organism.yaml, not of the one in force."),
         ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Charge the calls of a model by the prices that are known now, each by its time.
 

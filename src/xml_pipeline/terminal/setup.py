@@ -19,6 +19,7 @@ from xml_pipeline.message_bus.broker_users import BrokerUser
 from xml_pipeline.message_bus.rights import SERVICES, rights_of
 from xml_pipeline.terminal import broker_setup, database_setup
 from xml_pipeline.terminal.keys import create_key
+from xml_pipeline.terminal.options import FileOption, PrefixOption
 from xml_pipeline.terminal.passwords import read_passwords
 
 log = structlog.get_logger(__name__)
@@ -39,10 +40,8 @@ def add_setup_command(app: typer.Typer, out: Console, panel: str) -> None:
         first_key: Annotated[
             Path, typer.Option(help="The file for an admin's API key, for owner and group, where no key is in force.")
         ],
-        prefix: Annotated[str, typer.Option(help="In front of each user's name: users belong to the server.")] = "",
-        file: Annotated[
-            Path | None, typer.Option("--file", "-f", help="The organism.yaml; else ORGANISM_FILE or ./organism.yaml.")
-        ] = None,
+        prefix: PrefixOption = "",
+        file: FileOption = None,
     ) -> None:
         """Do `migrate`, `database-setup --close`, `broker-setup` and `key create --if-none`, one after the other.
 

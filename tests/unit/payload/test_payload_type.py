@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
-from datetime import date
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
@@ -20,17 +19,17 @@ from tests.unit.payload.classes import (
     Color,
     Constrained,
     Documented,
-    Level,
     Picky,
     Point,
     Scalars,
     Shapes,
     Tree,
 )
+from tests.unit.payload.faults import faults_of
 from xml_pipeline.envelope.parser import MAX_DEPTH, parse
 from xml_pipeline.envelope.system import Huh, SystemError  # noqa: A004
-from xml_pipeline.errors import Fault, InvalidPayload, UnsupportedPayload
-from xml_pipeline.payload import PayloadType, xml_to_json
+from xml_pipeline.errors import Fault, UnsupportedPayload
+from xml_pipeline.payload import PayloadType
 
 GOOD: dict[str, Any] = {
     "code": "AB-1",
@@ -45,12 +44,6 @@ GOOD: dict[str, Any] = {
     "data": "AAA=",
 }
 CONSTRAINED = PayloadType(Constrained, "a.constrained")
-
-
-def faults_of(act: Callable[[], object]) -> list[Fault]:
-    with pytest.raises(InvalidPayload) as caught:
-        act()
-    return list(caught.value.faults)
 
 
 @pytest.mark.parametrize("cls", [Scalars, Shapes, Constrained, Point, Tree, Documented, Huh, SystemError, Aliased])
@@ -207,68 +200,6 @@ def test_a_class_with_a_fault_of_its_own() -> None:
     [fault] = faults_of(lambda: payload_type.validate(b"<a.brittle><name>x</name></a.brittle>"))
     assert fault.message == "the class could not be made: RuntimeError"
     assert faults_of(lambda: payload_type.from_json({"name": "x"})) == [fault]
-
-
-def test_json_faults_all_at_once_with_paths() -> None:
-    payload_type = PayloadType(Tree, "a.tree")
-    found = faults_of(lambda: payload_type.from_json({"name": 1, "children": [{"name": "a"}, {"nmae": "b"}], "x": 1}))
-    assert {fault.path for fault in found} == {"name", "children[1].name", "children[1].nmae", "x"}
-
-
-@pytest.mark.parametrize(
-    ("payload", "path"),
-    [
-        ({"name": "a\x00b"}, "name"),
-        ({"name": "a", "children": [{"name": "\ud800"}]}, "children[0].name"),
-        ({"name": "a", "parent": {"name": "\uffff"}}, "parent.name"),
-        ({"name": "a", "\x0b": 1}, ""),
-        ({"name": "a", "unknown": ["\ufffe"]}, "unknown[0]"),
-    ],
-)
-def test_json_that_xml_cannot_carry(payload: dict[str, Any], path: str) -> None:
-    assert faults_of(lambda: PayloadType(Tree, "a.tree").from_json(payload))[0].path == path
-
-
-def test_json_that_never_ends() -> None:
-    deep: dict[str, Any] = {"name": "x"}
-    for _ in range(500):
-        deep = {"name": "x", "parent": deep}
-    assert "nested deeper" in faults_of(lambda: PayloadType(Tree, "a.tree").from_json(deep))[0].message
-
-
-@pytest.mark.parametrize("payload", [None, [], "text", 1, True])
-def test_json_that_is_no_object(payload: Any) -> None:
-    faults_of(lambda: PayloadType(Tree, "a.tree").from_json(payload))
-
-
-def test_json_in_either_spelling() -> None:
-    payload_type = PayloadType(Aliased, "a.aliased")
-    expected = Aliased(firstName="Ada", born=date(1815, 12, 10))
-    for key in ("firstName", "first_name"):
-        assert payload_type.from_json({key: "Ada", "born": "1815-12-10"}) == expected
-    assert payload_type.from_xml(payload_type.to_xml(expected)) == expected
-    assert payload_type.to_json(expected) == {"first_name": "Ada", "born": "1815-12-10"}
-
-
-def test_json_of_choices_and_bytes() -> None:
-    payload_type = PayloadType(Chosen, "a.chosen")
-    made = payload_type.from_json({"color": " red", "level": 20, "data": "AAE="})
-    assert made == Chosen(Color.SPACED, Level.HIGH, b"\x00\x01")
-    assert payload_type.from_json({"color": " red", "level": "20", "data": "AAE="}) == made
-    assert faults_of(lambda: payload_type.from_json({"color": "blue", "level": 20, "data": "%"}))[0].path == "data"
-    assert {
-        fault.path for fault in faults_of(lambda: payload_type.from_json({"color": 1, "level": 2, "data": ""}))
-    } == {
-        "color",
-        "level",
-    }
-
-
-@dataclass
-class Chosen:
-    color: Color
-    level: Level
-    data: bytes
 
 
 @pytest.mark.parametrize(
@@ -437,16 +368,6 @@ def test_what_is_worked_out_is_not_carried() -> None:
     payload_type = PayloadType(Derived, "a.derived")
     assert 'name="area"' not in payload_type.xsd
     assert payload_type.from_xml(b"<a.derived><side>3</side></a.derived>").area == 9
-
-
-def test_any_payload_as_json() -> None:
-    data = b"""<x.y><a>1</a><b><item>p</item><item>q</item></b><c><entry><key>k</key><value>v</value></entry></c>
-    <d><e/></d><f>1</f><f>2</f></x.y>"""
-    assert xml_to_json(data) == {
-        "a": "1", "b": ["p", "q"], "c": {"k": "v"}, "d": {"e": ""}, "f": ["1", "2"],
-    }  # fmt: skip
-    assert xml_to_json(b"<x.y>text</x.y>") == {"text": "text"}
-    assert xml_to_json(b"<x.y></x.y>") == {}
 
 
 def test_threads_share_a_type() -> None:

@@ -215,7 +215,7 @@ class Link:
         while True:
             try:
                 await self._use(connection, backoff)
-            except Exception:
+            except Exception:  # whatever the library lets out: it is told, and tried again
                 log.exception("link_failed", link=self._name)
                 await backoff.pause()
             connection = None
