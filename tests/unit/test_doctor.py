@@ -110,8 +110,12 @@ def test_a_broker_that_takes_nothing() -> None:
 
 
 def test_alarms_and_nodes() -> None:
-    assert "rabbit@host: disk" in only(of_management(nodes=(replace(NODE, alarms=("disk",)),))).said
-    assert "not running: rabbit@host" in only(of_management(nodes=(replace(NODE, running=False),))).said
+    down, short = replace(NODE, running=False), replace(NODE, name="rabbit@other", alarms=("disk",))
+    found = only(of_management(nodes=(down, short)))
+    assert found.said == "rabbit@other is short of disk; rabbit@host does not run"
+    assert "disk_free_limit" in str(found.fix)
+    assert "start the nodes" in str(found.fix)
+    assert only(of_management(nodes=(down,))).fix == "start the nodes that do not run"
 
 
 def test_users_of_the_broker() -> None:

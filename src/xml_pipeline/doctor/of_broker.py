@@ -83,14 +83,13 @@ def _blocked(facts: BrokerFacts) -> Finding:
 
 
 def _alarms(facts: ManagementFacts) -> Finding:
-    down = [node.name for node in facts.nodes if not node.running]
-    short = [f"{node.name}: {', '.join(node.alarms)}" for node in facts.nodes if node.alarms]
-    if short:
-        fix = "free it there, or raise vm_memory_high_watermark or lower disk_free_limit"
-        return failed("broker-alarms", f"short of {'; '.join(short)}", fix)
-    if down:
-        return failed("broker-alarms", f"not running: {', '.join(down)}", "start these nodes of the cluster")
-    return ok("broker-alarms", f"no alarm on {len(facts.nodes)} of {len(facts.nodes)} nodes")
+    short = [f"{node.name} is short of {', '.join(node.alarms)}" for node in facts.nodes if node.alarms]
+    down = [f"{node.name} does not run" for node in facts.nodes if not node.running]
+    if not short and not down:
+        return ok("broker-alarms", f"{len(facts.nodes)} nodes run, none with an alarm")
+    free = ["free it there, or raise vm_memory_high_watermark or lower disk_free_limit"] if short else []
+    start = ["start the nodes that do not run"] if down else []
+    return failed("broker-alarms", "; ".join((*short, *down)), "; ".join((*free, *start)))
 
 
 def _user(name: str, service: str, rights: BrokerRights, found: UserFacts | None) -> Finding:
